@@ -1,0 +1,44 @@
+// Table of contents of fastdecode._C: one line per operation, no logic. Pointers arrive as integers that the Python layer has
+// taken from checked tensors; the interpreter lock is released inside every call.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "ops/cpu/verify_tree_greedy.h"
+#include "ops/kernel.h"
+#include "runtime/parallel.h"
+
+namespace py = pybind11;
+using namespace fastdecode;
+
+namespace {
+
+using Ptr = uintptr_t;
+using Unlocked = py::call_guard<py::gil_scoped_release>;
+
+template <class T>
+T* at(Ptr p) {
+  return reinterpret_cast<T*>(p);
+}
+
+std::map<std::string, std::vector<std::string>> implementations() {
+  std::map<std::string, std::vector<std::string>> result;
+  for (const auto& [op, levels] : registry())
+    for (Isa level : levels) result[op].push_back(isa_name(level));
+  return result;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.attr("__version__") = FASTDECODE_VERSION;
+  m.def("isa", [] { return isa_name(isa()); });
+  m.def("set_isa", &set_isa);
+  m.def("cpu_features", &cpu_features);
+  m.def("implementations", &implementations);
+  m.def("num_threads", &num_threads);
+  m.def("set_num_threads", &set_num_threads);
+
+  m.def("verify_tree_greedy", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr choice, int64_t batch, int64_t nodes, Ptr path, Ptr accept_len, Ptr next_token) {
+    verify_tree_greedy({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<int32_t>(choice), batch, nodes, at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)});
+  }, Unlocked());
+}

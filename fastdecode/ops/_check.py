@@ -1,0 +1,29 @@
+"""Argument checks of the operations: every error names the argument, the value and the remedy."""
+
+from __future__ import annotations
+
+import torch
+
+
+def tensor(name: str, value, dtypes, shape: tuple, device: torch.device | None = None) -> torch.Tensor:
+    """Checks a contiguous tensor argument and returns it.
+
+    Args:
+        name: the argument's name, for messages.
+        dtypes: allowed dtype or tuple of them.
+        shape: expected sizes; None matches any size.
+        device: required device, if any.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} is {type(value).__name__}, expected a torch.Tensor")
+    allowed = dtypes if isinstance(dtypes, tuple) else (dtypes,)
+    if value.dtype not in allowed:
+        raise TypeError(f"{name} has dtype {value.dtype}, expected {' or '.join(map(str, allowed))}; convert it with {name}.to(...)")
+    if value.dim() != len(shape) or any(want is not None and want != have for want, have in zip(shape, value.shape)):
+        wanted = "[" + ", ".join("*" if s is None else str(s) for s in shape) + "]"
+        raise ValueError(f"{name} has shape {list(value.shape)}, expected {wanted}")
+    if device is not None and value.device != device:
+        raise ValueError(f"{name} is on {value.device}, expected {device}; move it with {name}.to('{device}')")
+    if not value.is_contiguous():
+        raise ValueError(f"{name} is not contiguous (strides {value.stride()}); pass {name}.contiguous()")
+    return value

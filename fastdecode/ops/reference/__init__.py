@@ -1,0 +1,5 @@
+"""Readable torch versions of every operation: the oracle that all implementations are tested against, and the fallback."""
+
+from fastdecode.ops.reference.verify_tree_greedy import verify_tree_greedy
+
+__all__ = ["verify_tree_greedy"]

@@ -1,0 +1,38 @@
+"""One test, several implementations: `impl` runs a test once for each, `device` is where its tensors live."""
+
+import pytest
+import torch
+
+from fastdecode import _C
+from fastdecode.ops import implementation
+
+LEVELS = ["scalar", "avx2", "avx512", "amx"]
+
+
+def available(name: str) -> str | None:
+    """Why an implementation cannot run here, or None."""
+    if name in LEVELS:
+        with_level = _C.isa()
+        try:
+            _C.set_isa(name)
+        except ValueError as error:
+            return str(error)
+        finally:
+            _C.set_isa(with_level)
+    if name == "cuda" and not torch.cuda.is_available():
+        return "no CUDA device"
+    return None
+
+
+@pytest.fixture(params=["reference", *LEVELS, pytest.param("cuda", marks=pytest.mark.gpu)])
+def impl(request):
+    reason = available(request.param)
+    if reason:
+        pytest.skip(reason)
+    with implementation(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def device(impl):
+    return torch.device("cuda" if impl == "cuda" else "cpu")
