@@ -6,6 +6,7 @@
 #include "ops/cpu/verify_tree_greedy.h"
 #include "ops/kernel.h"
 #include "runtime/parallel.h"
+#include "structures/bind_drafts.h"
 
 namespace py = pybind11;
 using namespace fastdecode;
@@ -37,6 +38,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("implementations", &implementations);
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads);
+
+  bind_drafts(m);
 
   m.def("verify_tree_greedy", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr choice, int64_t batch, int64_t nodes, Ptr path, Ptr accept_len, Ptr next_token) {
     verify_tree_greedy({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<int32_t>(choice), batch, nodes, at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)});

@@ -9,7 +9,8 @@ namespace fastdecode {
 int num_threads();
 void set_num_threads(int n);  // 0: back to the default (affinity and cgroup quota)
 
-// Calls body(context, begin, end, thread) for disjoint chunks of [0, n) of at most `grain` items, in any order, thread < num_threads().
+// Calls body(context, begin, end, thread) for disjoint ranges that cover [0, n), in any order, thread < num_threads(). Ranges are
+// `grain` items long, or everything at once on a single thread.
 using Body = void (*)(const void* context, int64_t begin, int64_t end, int thread);
 void parallel_for(int64_t n, int64_t grain, Body body, const void* context);
 

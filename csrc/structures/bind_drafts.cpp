@@ -1,0 +1,103 @@
+// Python names of the drafting structures. A draft crosses the border as three numpy arrays: tokens, parents, scores.
+#include "structures/bind_drafts.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "structures/draft_tree.h"
+#include "structures/prompt_lookup.h"
+#include "structures/suffix_predictor.h"
+
+namespace py = pybind11;
+
+namespace fastdecode {
+namespace {
+
+using Ids = py::array_t<int32_t, py::array::c_style>;
+using Scores = py::array_t<float, py::array::c_style>;
+using Unlocked = py::gil_scoped_release;
+
+template <class T>
+py::array_t<T> to_numpy(const std::vector<T>& v) {
+  return py::array_t<T>(py::ssize_t(v.size()), v.data());
+}
+
+py::tuple to_tuple(const Draft& d) { return py::make_tuple(to_numpy(d.tokens), to_numpy(d.parents), to_numpy(d.scores)); }
+
+Draft from_arrays(const Ids& tokens, const Ids& parents, const Scores& scores) {
+  if (parents.size() != tokens.size() || scores.size() != tokens.size())
+    throw std::invalid_argument("a draft's tokens, parents and scores must have equal length, got " + std::to_string(tokens.size()) + ", " + std::to_string(parents.size()) + " and " + std::to_string(scores.size()));
+  Draft d;
+  for (py::ssize_t i = 0; i < tokens.size(); ++i) {
+    if (parents.at(i) < -1 || parents.at(i) >= i)
+      throw std::invalid_argument("parents[" + std::to_string(i) + "] = " + std::to_string(parents.at(i)) + " is not -1 or an earlier node: order a draft topologically");
+    d.add(tokens.at(i), parents.at(i), scores.at(i));
+  }
+  return d;
+}
+
+py::tuple merge(const std::vector<std::tuple<Ids, Ids, Scores>>& drafts, int32_t max_nodes) {
+  DraftMerger merger;
+  for (const auto& [tokens, parents, scores] : drafts) merger.add(from_arrays(tokens, parents, scores));
+  return to_tuple(merger.best(max_nodes));
+}
+
+// Drafts of a batch -> padded arrays [B, N] (+ ancestors [B, N, W]) with the pending token as node 0.
+py::dict tree_arrays(const Ids& pending, const std::vector<std::tuple<Ids, Ids, Scores>>& drafts) {
+  if (pending.size() != py::ssize_t(drafts.size()))
+    throw std::invalid_argument("pending has " + std::to_string(pending.size()) + " rows, drafts " + std::to_string(drafts.size()));
+  std::vector<Draft> rows;
+  int64_t nodes = 1;
+  for (const auto& [tokens, parents, scores] : drafts) {
+    rows.push_back(from_arrays(tokens, parents, scores));
+    nodes = std::max<int64_t>(nodes, 1 + int64_t(rows.back().tokens.size()));
+  }
+  const int64_t batch = pending.size(), words = (nodes + 63) / 64;
+  const auto ids = [&] { return py::array_t<int32_t>({batch, nodes}); };
+  py::array_t<int32_t> tokens = ids(), parents = ids(), depth = ids(), first = ids(), sibling = ids(), count({batch});
+  py::array_t<int64_t> ancestors({batch, nodes, words});
+  for (int64_t b = 0; b < batch; ++b) {
+    write_tree_row(pending.at(b), rows[b], nodes, words,
+                   {tokens.mutable_data(b), parents.mutable_data(b), depth.mutable_data(b), first.mutable_data(b), sibling.mutable_data(b), ancestors.mutable_data(b)});
+    count.mutable_at(b) = int32_t(rows[b].tokens.size()) + 1;
+  }
+  using namespace py::literals;
+  return py::dict("tokens"_a = tokens, "parents"_a = parents, "depth"_a = depth, "first_child"_a = first, "next_sibling"_a = sibling, "ancestors"_a = ancestors, "num_nodes"_a = count);
+}
+
+}  // namespace
+
+void bind_drafts(py::module_& m) {
+  m.def("merge_drafts", &merge, py::arg("drafts"), py::arg("max_nodes"));
+  m.def("tree_arrays", &tree_arrays);
+  m.def("prompt_lookup", [](const Ids& text, int32_t max_ngram, int32_t num_tokens, int32_t branches, int32_t max_nodes) {
+    Draft d;
+    {
+      const int32_t* data = text.data();
+      const int64_t length = text.size();
+      Unlocked unlocked;
+      d = prompt_lookup(data, length, max_ngram, num_tokens, branches, max_nodes);
+    }
+    return to_tuple(d);
+  });
+  py::class_<SuffixAutomaton, std::shared_ptr<SuffixAutomaton>>(m, "SuffixAutomaton")
+      .def(py::init<>())
+      .def("add_document", [](SuffixAutomaton& a, const Ids& tokens) { const int32_t* data = tokens.data(); const int64_t n = tokens.size(); Unlocked unlocked; a.extend(data, n); a.end_document(); })
+      .def("__len__", &SuffixAutomaton::size);
+  py::class_<SuffixPredictor>(m, "SuffixPredictor")
+      .def(py::init([](std::shared_ptr<SuffixAutomaton> corpus) { return std::make_unique<SuffixPredictor>(std::move(corpus)); }), py::arg("corpus") = nullptr)
+      .def("extend", [](SuffixPredictor& s, const Ids& tokens) { const int32_t* data = tokens.data(); const int64_t n = tokens.size(); Unlocked unlocked; s.extend(data, n); })
+      .def("propose", [](const SuffixPredictor& s, int32_t max_nodes, int32_t max_depth, double min_score) {
+        Draft d;
+        {
+          Unlocked unlocked;
+          d = s.propose(max_nodes, max_depth, min_score);
+        }
+        return to_tuple(d);
+      })
+      .def("__len__", &SuffixPredictor::size);
+}
+
+}  // namespace fastdecode

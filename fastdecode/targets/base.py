@@ -1,0 +1,41 @@
+"""What the engine asks of a target model: forward passes over token sets and a cache that can be cut back."""
+
+from __future__ import annotations
+
+from typing import Protocol, Sequence
+
+import torch
+
+from fastdecode.speculative.tree import DraftTree
+
+
+class TargetState(Protocol):
+    """The cache of a batch of requests. Row r holds `lengths[r]` committed tokens."""
+
+    lengths: list[int]
+
+
+class TargetModel(Protocol):
+    """A causal language model that can run a whole draft tree in one pass.
+
+    Attributes:
+        vocab_size: columns of the logits.
+        max_positions: the context limit in tokens, or None when there is none.
+        device: where logits live.
+    """
+
+    vocab_size: int
+    max_positions: int | None
+    device: torch.device
+
+    def new_state(self, rows: int, capacity: int) -> TargetState:
+        """An empty cache for `rows` requests of about `capacity` tokens (it grows when needed)."""
+
+    def prefill(self, state: TargetState, row: int, tokens: Sequence[int]) -> None:
+        """Appends committed tokens to one row of the cache."""
+
+    def forward(self, state: TargetState, rows: Sequence[int], tree: DraftTree) -> torch.Tensor:
+        """Logits [B, N, V] after every node; K/V of node i go to slot lengths[row] + i and stay uncommitted."""
+
+    def commit(self, state: TargetState, rows: Sequence[int], path: torch.Tensor, accept_len: torch.Tensor) -> None:
+        """Keeps the K/V of the root and of the accepted nodes (path int32 [B, N], accept_len int32 [B]), drops the rest."""
