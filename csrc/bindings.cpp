@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "ops/cpu/verify_tree_greedy.h"
+#include "ops/cpu/vocab_stats.h"
 #include "ops/kernel.h"
 #include "runtime/parallel.h"
 
@@ -40,5 +41,8 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("verify_tree_greedy", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr choice, int64_t batch, int64_t nodes, Ptr path, Ptr accept_len, Ptr next_token) {
     verify_tree_greedy({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<int32_t>(choice), batch, nodes, at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)});
+  }, Unlocked());
+  m.def("vocab_stats", [](Ptr logits, int64_t rows, int64_t vocab, int64_t stride, int dtype, Ptr ids, int64_t ids_per_row, Ptr banned, int64_t banned_count, Ptr temperature, Ptr key, Ptr floats, Ptr ints, Ptr id_logits) {
+    vocab_stats({at<void>(logits), rows, vocab, stride, dtype, at<int32_t>(ids), ids_per_row, at<int32_t>(banned), banned_count, at<float>(temperature), at<int64_t>(key), at<float>(floats), at<int32_t>(ints), at<float>(id_logits)});
   }, Unlocked());
 }

@@ -2,5 +2,6 @@
 
 from fastdecode.ops._dispatch import implementation
 from fastdecode.ops.verify_tree_greedy import TreePath, verify_tree_greedy
+from fastdecode.ops.vocab_stats import VocabStats, vocab_stats
 
-__all__ = ["TreePath", "implementation", "verify_tree_greedy"]
+__all__ = ["TreePath", "VocabStats", "implementation", "verify_tree_greedy", "vocab_stats"]
