@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "ops/cpu/process_probs.h"
 #include "ops/cpu/verify_tree_greedy.h"
 #include "ops/cpu/vocab_stats.h"
 #include "ops/kernel.h"
@@ -44,5 +45,9 @@ PYBIND11_MODULE(_C, m) {
   }, Unlocked());
   m.def("vocab_stats", [](Ptr logits, int64_t rows, int64_t vocab, int64_t stride, int dtype, Ptr ids, int64_t ids_per_row, Ptr banned, int64_t banned_count, Ptr temperature, Ptr key, Ptr floats, Ptr ints, Ptr id_logits) {
     vocab_stats({at<void>(logits), rows, vocab, stride, dtype, at<int32_t>(ids), ids_per_row, at<int32_t>(banned), banned_count, at<float>(temperature), at<int64_t>(key), at<float>(floats), at<int32_t>(ints), at<float>(id_logits)});
+  }, Unlocked());
+  m.def("process_probs_scratch", &process_probs_scratch);
+  m.def("process_probs", [](Ptr logits, int64_t rows, int64_t vocab, int64_t stride, int dtype, Ptr temperature, Ptr top_k, Ptr top_p, Ptr min_p, Ptr repetition_penalty, Ptr presence_penalty, Ptr frequency_penalty, Ptr prefix, Ptr prefix_offsets, Ptr generated_from, Ptr probs, Ptr scratch, Ptr counts) {
+    process_probs({at<void>(logits), rows, vocab, stride, dtype, at<float>(temperature), at<int32_t>(top_k), at<float>(top_p), at<float>(min_p), at<float>(repetition_penalty), at<float>(presence_penalty), at<float>(frequency_penalty), at<int32_t>(prefix), at<int64_t>(prefix_offsets), at<int32_t>(generated_from), at<float>(probs), at<float>(scratch), at<int32_t>(counts)});
   }, Unlocked());
 }
