@@ -3,7 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "ops/cpu/process_probs.h"
 #include "ops/cpu/verify_tree_greedy.h"
+#include "ops/cpu/vocab_stats.h"
 #include "ops/kernel.h"
 #include "runtime/parallel.h"
 #include "structures/bind_drafts.h"
@@ -43,5 +45,12 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("verify_tree_greedy", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr choice, int64_t batch, int64_t nodes, Ptr path, Ptr accept_len, Ptr next_token) {
     verify_tree_greedy({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<int32_t>(choice), batch, nodes, at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)});
+  }, Unlocked());
+  m.def("vocab_stats", [](Ptr logits, int64_t rows, int64_t vocab, int64_t stride, int dtype, Ptr ids, int64_t ids_per_row, Ptr banned, int64_t banned_count, Ptr temperature, Ptr key, Ptr floats, Ptr ints, Ptr id_logits) {
+    vocab_stats({at<void>(logits), rows, vocab, stride, dtype, at<int32_t>(ids), ids_per_row, at<int32_t>(banned), banned_count, at<float>(temperature), at<int64_t>(key), at<float>(floats), at<int32_t>(ints), at<float>(id_logits)});
+  }, Unlocked());
+  m.def("process_probs_scratch", &process_probs_scratch);
+  m.def("process_probs", [](Ptr logits, int64_t rows, int64_t vocab, int64_t stride, int dtype, Ptr temperature, Ptr top_k, Ptr top_p, Ptr min_p, Ptr repetition_penalty, Ptr presence_penalty, Ptr frequency_penalty, Ptr prefix, Ptr prefix_offsets, Ptr generated_from, Ptr probs, Ptr scratch, Ptr counts) {
+    process_probs({at<void>(logits), rows, vocab, stride, dtype, at<float>(temperature), at<int32_t>(top_k), at<float>(top_p), at<float>(min_p), at<float>(repetition_penalty), at<float>(presence_penalty), at<float>(frequency_penalty), at<int32_t>(prefix), at<int64_t>(prefix_offsets), at<int32_t>(generated_from), at<float>(probs), at<float>(scratch), at<int32_t>(counts)});
   }, Unlocked());
 }

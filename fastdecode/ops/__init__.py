@@ -1,6 +1,8 @@
 """Operations on tensors: checks, outputs and the choice of an implementation; the work is done in csrc."""
 
 from fastdecode.ops._dispatch import implementation
+from fastdecode.ops.process_probs import process_probs
 from fastdecode.ops.verify_tree_greedy import TreePath, verify_tree_greedy
+from fastdecode.ops.vocab_stats import VocabStats, vocab_stats
 
-__all__ = ["TreePath", "implementation", "verify_tree_greedy"]
+__all__ = ["TreePath", "VocabStats", "implementation", "process_probs", "verify_tree_greedy", "vocab_stats"]

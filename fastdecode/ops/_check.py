@@ -27,3 +27,16 @@ def tensor(name: str, value, dtypes, shape: tuple, device: torch.device | None =
     if not value.is_contiguous():
         raise ValueError(f"{name} is not contiguous (strides {value.stride()}); pass {name}.contiguous()")
     return value
+
+
+def rows(name: str, value, dtypes) -> torch.Size:
+    """Checks a matrix whose rows are contiguous but may lie any distance apart, and returns its shape."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} is {type(value).__name__}, expected a torch.Tensor")
+    if value.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {value.dtype}, expected {' or '.join(map(str, dtypes))}; convert it with {name}.to(...)")
+    if value.dim() != 2:
+        raise ValueError(f"{name} has shape {list(value.shape)}, expected [*, *]")
+    if value.shape[1] > 1 and value.stride(1) != 1:
+        raise ValueError(f"{name} has strides {value.stride()}, its last dimension must be contiguous; pass {name}.contiguous()")
+    return value.shape

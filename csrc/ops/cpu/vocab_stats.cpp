@@ -1,0 +1,120 @@
+#define FD_SIMD_NAMESPACE scalar
+#include "ops/cpu/simd_scalar.h"
+#include "ops/cpu/vocab_stats_body.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "ops/kernel.h"
+#include "runtime/parallel.h"
+
+namespace fastdecode {
+
+static const Kernel<VocabPartFn> kernel("vocab_stats", scalar::vocab_stats_part, FD_X86(avx2::vocab_stats_part), FD_X86(avx512::vocab_stats_part));
+
+namespace {
+
+constexpr int64_t kMaxParts = 64, kSmallestPart = 16 * 2048;
+
+// Rows are always cut at the same places, so that a result does not depend on who works on which part.
+int64_t part_size(int64_t vocab) {
+  const int64_t size = (vocab + kMaxParts - 1) / kMaxParts;
+  return std::max(kSmallestPart, (size + 2047) / 2048 * 2048);
+}
+
+void offer(float logit, int32_t id, VocabPart& p) {
+  if (logit > p.top1) {
+    p.top2 = p.top1, p.id2 = p.id1;
+    p.top1 = logit, p.id1 = id;
+  } else if (logit > p.top2) {
+    p.top2 = logit, p.id2 = id;
+  }
+}
+
+// Appends `b`, the part to the right of `a`.
+void merge(VocabPart& a, const VocabPart& b) {
+  const float before = a.top1;
+  a.nan |= b.nan;
+  offer(b.top1, b.id1, a);
+  offer(b.top2, b.id2, a);
+  if (std::isfinite(a.top1)) {
+    const double shift_a = double(before) - double(a.top1), shift_b = double(b.top1) - double(a.top1);
+    const double scale_a = a.sum > 0 ? std::exp(shift_a) : 0, scale_b = b.sum > 0 ? std::exp(shift_b) : 0;
+    a.weighted = (scale_a > 0 ? scale_a * (a.weighted + shift_a * a.sum) : 0) + (scale_b > 0 ? scale_b * (b.weighted + shift_b * b.sum) : 0);
+    a.sum = scale_a * a.sum + scale_b * b.sum;
+  }
+  if (b.score > a.score) a.score = b.score, a.sample = b.sample;
+}
+
+void write_row(const VocabStatsArgs& a, int64_t row, const VocabPart& p) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN(), kInf = std::numeric_limits<float>::infinity();
+  float* f = a.floats + row * kVocabColumns;
+  int32_t* i = a.ints + row * 2;
+  std::fill(f, f + kVocabColumns, 0.0f);
+  const bool drawn = p.sample >= 0 && p.top1 < kInf && a.key && a.temperature[row] > 0;
+  i[0] = p.nan ? -1 : p.id1;
+  i[1] = p.nan ? -1 : drawn ? p.sample : p.id1;
+  f[kTop1] = p.nan ? kNan : p.top1;
+  f[kTop2] = p.nan ? kNan : p.top2;
+  f[kSecond] = p.nan ? -1.0f : float(p.id2);
+  f[kLogSumExp] = p.nan ? kNan : std::isfinite(p.top1) ? float(double(p.top1) + std::log(p.sum)) : p.top1;
+  f[kEntropy] = p.nan || !std::isfinite(p.top1) ? kNan : float(std::max(0.0, std::log(p.sum) - p.weighted / p.sum));
+  f[kSampleLogit] = p.nan ? kNan : i[1] < 0 ? -kInf : element(a.logits, a.dtype, row * a.stride + i[1]);
+}
+
+void write_id_logits(const VocabStatsArgs& a, int64_t row) {
+  for (int64_t k = 0; k < a.ids_per_row; ++k) {
+    const int32_t id = a.ids[row * a.ids_per_row + k];
+    const bool hidden = id < 0 || id >= a.vocab || std::find(a.banned, a.banned + a.banned_count, id) != a.banned + a.banned_count;
+    a.id_logits[row * a.ids_per_row + k] = hidden ? -std::numeric_limits<float>::infinity() : element(a.logits, a.dtype, row * a.stride + id);
+  }
+}
+
+void finish(const VocabStatsArgs& a, int64_t row, const VocabPart& p) {
+  write_row(a, row, p);
+  if (a.id_logits) write_id_logits(a, row);
+}
+
+void whole_row(const VocabStatsArgs& a, int64_t row, int64_t size) {
+  VocabPart all = kEmptyPart;
+  for (int64_t begin = 0; begin < a.vocab; begin += size) {
+    VocabPart part = kEmptyPart;
+    part.score = all.score;  // an earlier part's score only lets the later ones skip more
+    kernel.get()(a, row, begin, std::min(a.vocab, begin + size), &part);
+    if (part.sample < 0) part.score = -std::numeric_limits<double>::infinity();
+    merge(all, part);
+  }
+  finish(a, row, all);
+}
+
+// A single row on several threads: every part on its own, then the same merges.
+void split_row(const VocabStatsArgs& a, int64_t row, int64_t size) {
+  VocabPart parts[kMaxParts];
+  const int64_t count = (a.vocab + size - 1) / size;
+  parallel_for(count, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t k = begin; k < end; ++k) {
+      parts[k] = kEmptyPart;
+      kernel.get()(a, row, k * size, std::min(a.vocab, (k + 1) * size), &parts[k]);
+    }
+  });
+  VocabPart all = kEmptyPart;
+  for (int64_t k = 0; k < count; ++k) merge(all, parts[k]);
+  finish(a, row, all);
+}
+
+}  // namespace
+
+void vocab_stats(const VocabStatsArgs& a) {
+  const int64_t size = part_size(a.vocab);
+  if (a.rows < num_threads() && a.vocab > size) {
+    for (int64_t row = 0; row < a.rows; ++row) split_row(a, row, size);
+    return;
+  }
+  const int64_t grain = std::max<int64_t>(1, 32768 / a.vocab);  // rows too short to share stay on one thread
+  parallel_for(a.rows, grain, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) whole_row(a, row, size);
+  });
+}
+
+}  // namespace fastdecode

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+
+namespace fastdecode {
+
+// One pass over each row of logits: the largest two, log-sum-exp, entropy, a sample, and the logits of given ids.
+struct VocabStatsArgs {
+  const void* logits;  // [R, V] rows `stride` elements apart
+  int64_t rows, vocab, stride;
+  int dtype;
+  const int32_t* ids;        // [R, K] -1: none; or null
+  int64_t ids_per_row;       // K
+  const int32_t* banned;     // [count] ids that count as -inf, negative: none; or null
+  int64_t banned_count;
+  const float* temperature;  // [R] or null: no sample
+  const int64_t* key;        // [R, 4] or null
+  float* floats;             // [R, 16] columns of VocabColumn
+  int32_t* ints;             // [R, 2] argmax, sample
+  float* id_logits;          // [R, K] or null
+};
+
+enum VocabColumn { kTop1 = 0, kTop2 = 1, kSecond = 2, kLogSumExp = 3, kEntropy = 4, kSampleLogit = 5, kVocabColumns = 16 };
+
+// What is known of a row after some of its blocks; sums are relative to top1.
+struct VocabPart {
+  float top1, top2;
+  int32_t id1, id2;      // -1 while the logit is -inf
+  double sum, weighted;  // sum of exp(x - top1) and of (x - top1) exp(x - top1)
+  double score;          // best Gumbel score
+  int32_t sample;
+  bool nan;
+};
+
+static const VocabPart kEmptyPart = {-__builtin_inff(), -__builtin_inff(), -1, -1, 0, 0, -__builtin_inf(), -1, false};
+
+void vocab_stats(const VocabStatsArgs& args);
+
+// Adds the columns [begin, end) of one row to `part`; begin is a multiple of 2048.
+using VocabPartFn = void (*)(const VocabStatsArgs& args, int64_t row, int64_t begin, int64_t end, VocabPart* part);
+namespace scalar {
+void vocab_stats_part(const VocabStatsArgs& args, int64_t row, int64_t begin, int64_t end, VocabPart* part);
+}
+namespace avx2 {
+void vocab_stats_part(const VocabStatsArgs& args, int64_t row, int64_t begin, int64_t end, VocabPart* part);
+}
+namespace avx512 {
+void vocab_stats_part(const VocabStatsArgs& args, int64_t row, int64_t begin, int64_t end, VocabPart* part);
+}
+
+}  // namespace fastdecode

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from fastdecode.ops import _check, reference
+from fastdecode.ops._dispatch import DTYPE_CODES, kernel
+
+MAX_IDS, MAX_BANNED = 64, 8
+
+
+class VocabStats(NamedTuple):
+    """What one pass over logits [R, V] yields, packed so that one copy brings it all to the host.
+
+    Attributes:
+        floats: float32 [R, 16]; columns 0 top1, 1 top2 (the two largest logits), 2 second (id of top2, exact because
+            V < 2^24), 3 logsumexp, 4 entropy (natural logarithm, of softmax(logits) at temperature 1), 5 sample_logit; the
+            others are 0.
+        ints: int32 [R, 2]; columns 0 argmax, 1 sample.
+        id_logits: float32 [R, K], logits of the given ids; None if no ids were given.
+
+    An id is -1 where its logit is -inf. A row that holds NaN has ids -1 and NaN in the other columns. With a logit of +inf
+    the log-sum-exp is +inf, the entropy NaN and the sample equals the argmax.
+    """
+
+    floats: torch.Tensor
+    ints: torch.Tensor
+    id_logits: torch.Tensor | None = None
+
+    @classmethod
+    def empty(cls, rows: int, ids: int = 0, device: torch.device | str = "cpu") -> "VocabStats":
+        """Uninitialised results for `rows` rows and `ids` ids per row, for `vocab_stats(out=)`."""
+        return cls(
+            torch.empty(rows, 16, dtype=torch.float32, device=device),
+            torch.empty(rows, 2, dtype=torch.int32, device=device),
+            torch.empty(rows, ids, dtype=torch.float32, device=device) if ids else None,
+        )
+
+    @property
+    def argmax(self) -> torch.Tensor:
+        """int32 [R], lowest id among equals."""
+        return self.ints[:, 0]
+
+    @property
+    def sample(self) -> torch.Tensor:
+        """int32 [R], the drawn token; the argmax where nothing was drawn."""
+        return self.ints[:, 1]
+
+    @property
+    def top1(self) -> torch.Tensor:
+        return self.floats[:, 0]
+
+    @property
+    def top2(self) -> torch.Tensor:
+        return self.floats[:, 1]
+
+    @property
+    def second(self) -> torch.Tensor:
+        """int32 [R], id of the second largest logit."""
+        return self.floats[:, 2].to(torch.int32)
+
+    @property
+    def logsumexp(self) -> torch.Tensor:
+        return self.floats[:, 3]
+
+    @property
+    def entropy(self) -> torch.Tensor:
+        return self.floats[:, 4]
+
+    @property
+    def sample_logit(self) -> torch.Tensor:
+        return self.floats[:, 5]
+
+
+def vocab_stats(
+    logits: torch.Tensor,
+    *,
+    ids: torch.Tensor | None = None,
+    banned: torch.Tensor | None = None,
+    temperature: torch.Tensor | None = None,
+    key: torch.Tensor | None = None,
+    out: VocabStats | None = None,
+) -> VocabStats:
+    """Statistics, argmax and a sample of each row of logits, in one pass over memory.
+
+    The sample is the Gumbel-max draw (Gumbel 1954; Maddison et al., arXiv:1411.0030) from softmax(logits / temperature):
+    the token with the highest logit / temperature - log(E_v), E_v = -log(1 - u_v), where u_v is number v of the stream of
+    the row's key. It depends on the row and its key alone.
+
+    Args:
+        logits: [R, V] float32, bfloat16 or float16; the last dimension is contiguous, 0 < V < 2^24.
+        ids: int32 [R, K], K <= 64, padded with -1: tokens whose logits are wanted (-inf for the padding).
+        banned: int32 [at most 8], tokens that count as -inf everywhere; -1 is ignored.
+        temperature: float32 [R], finite; 0 makes the sample the argmax. Needs `key`.
+        key: int64 [R, 4]: seed, request, position, purpose. Needs `temperature`.
+        out: results of the same sizes, from `VocabStats.empty`, to be overwritten.
+
+    Raises:
+        TypeError, ValueError: wrong dtype, shape, device or layout, or only one of temperature and key.
+    """
+    if out is None or not _fits(logits, ids, banned, temperature, key, out):
+        _require(logits, ids, banned, temperature, key, out)
+    rows, vocab = logits.shape
+    run = kernel("vocab_stats", logits.device)
+    if run is None:
+        return _reference(logits, ids, banned, temperature, key, out)
+    if out is None:
+        out = VocabStats.empty(rows, 0 if ids is None else ids.shape[1], logits.device)
+    floats, ints, id_logits = out
+    run(
+        logits.data_ptr(), rows, vocab, logits.stride(0), DTYPE_CODES[logits.dtype],
+        0 if ids is None else ids.data_ptr(), 0 if ids is None else ids.shape[1],
+        0 if banned is None else banned.data_ptr(), 0 if banned is None else len(banned),
+        0 if temperature is None else temperature.data_ptr(), 0 if key is None else key.data_ptr(),
+        floats.data_ptr(), ints.data_ptr(), 0 if id_logits is None else id_logits.data_ptr(),
+    )  # fmt: skip
+    return out
+
+
+def _reference(logits, ids, banned, temperature, key, out):
+    result = VocabStats(*reference.vocab_stats(logits, ids, banned, temperature, key))
+    if out is None:
+        return result
+    for target, value in zip(out, result):
+        if target is not None:
+            target.copy_(value)
+    return out
+
+
+def _fits(logits, ids, banned, temperature, key, out) -> bool:
+    """The same conditions as `_require` on the shortest way to yes: called for every token of a decoding loop."""
+    floats, ints, _ = out
+    return (
+        ids is None
+        and banned is None
+        and logits.dtype in DTYPE_CODES
+        and logits.dim() == 2
+        and logits.stride(1) == 1
+        and 0 < logits.shape[1] < 1 << 24
+        and _exact(floats, torch.float32, (logits.shape[0], 16), logits.device)
+        and _exact(ints, torch.int32, (logits.shape[0], 2), logits.device)
+        and (temperature is None) == (key is None)
+        and (temperature is None or _exact(temperature, torch.float32, (logits.shape[0],), logits.device))
+        and (key is None or _exact(key, torch.int64, (logits.shape[0], 4), logits.device))
+    )
+
+
+def _exact(tensor, dtype, shape, device) -> bool:
+    return tensor.dtype is dtype and tensor.shape == shape and tensor.is_contiguous() and tensor.device == device
+
+
+def _require(logits, ids, banned, temperature, key, out) -> None:
+    rows, vocab = _check.rows("logits", logits, tuple(DTYPE_CODES))
+    if not 0 < vocab < 1 << 24:
+        raise ValueError(f"logits has {vocab} columns, expected 1 to 2^24 - 1 (ids are stored exactly in float32)")
+    if ids is not None and _check.tensor("ids", ids, torch.int32, (rows, None), logits.device).shape[1] > MAX_IDS:
+        raise ValueError(f"ids has {ids.shape[1]} columns, at most {MAX_IDS} are supported; call vocab_stats once per {MAX_IDS} ids")
+    if banned is not None and len(_check.tensor("banned", banned, torch.int32, (None,), logits.device)) > MAX_BANNED:
+        raise ValueError(f"banned has {len(banned)} ids, at most {MAX_BANNED} are supported; write -inf into logits for more")
+    if (temperature is None) != (key is None):
+        given, missing = ("temperature", "key") if key is None else ("key", "temperature")
+        raise ValueError(f"{given} is given and {missing} is None; sampling needs both")
+    if temperature is not None:
+        _check.tensor("temperature", temperature, torch.float32, (rows,), logits.device)
+        _check.tensor("key", key, torch.int64, (rows, 4), logits.device)
+    if out is not None:
+        _check.tensor("out.floats", out.floats, torch.float32, (rows, 16), logits.device)
+        _check.tensor("out.ints", out.ints, torch.int32, (rows, 2), logits.device)
+        if ids is not None and ids.shape[1] > 0:
+            _check.tensor("out.id_logits", out.id_logits, torch.float32, tuple(ids.shape), logits.device)
