@@ -3,5 +3,17 @@
 import torch  # noqa: F401  (loaded first: the extension then shares torch's OpenMP runtime and thread team)
 
 from fastdecode._version import __version__
+from fastdecode.errors import InvalidLogitsError, UnsupportedModelError
+from fastdecode.results import DecodeStats, GenerationResult, TextChunk, TokenLogprobs
+from fastdecode.speculative.generator import SpeculativeGenerator
 
-__all__ = ["__version__"]
+__all__ = [
+    "DecodeStats",
+    "GenerationResult",
+    "InvalidLogitsError",
+    "SpeculativeGenerator",
+    "TextChunk",
+    "TokenLogprobs",
+    "UnsupportedModelError",
+    "__version__",
+]

@@ -1,0 +1,169 @@
+"""The loop: propose, run the target once over the tree, verify, commit, learn."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Sequence
+
+import torch
+
+from fastdecode.errors import InvalidLogitsError
+from fastdecode.ops import TreePath
+from fastdecode.results import TokenLogprobs
+from fastdecode.speculative.drafters import Budget, Drafter
+from fastdecode.speculative.request import Request
+from fastdecode.speculative.tree import Draft, DraftTree
+from fastdecode.speculative.verifiers import Verifier, choose_verifier
+from fastdecode.targets.base import TargetModel, TargetState
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a call speculates.
+
+    Attributes:
+        max_draft: draft tokens per request and round; 0 decodes plainly.
+        min_score: nodes with a lower estimated chance of acceptance are not drafted.
+        logprobs: how many top log-probabilities to keep per token; None keeps nothing.
+    """
+
+    max_draft: int
+    min_score: float
+    logprobs: int | None = None
+
+
+@dataclass
+class KeptCache:
+    """The cache of the last single-prompt call: the next turn of a chat starts with the same tokens."""
+
+    tokens: list[int] = field(default_factory=list)
+    state: TargetState | None = None
+
+
+class Decoding:
+    """Decodes a batch of requests, one round per `step`; rows leave the batch as they finish."""
+
+    def __init__(self, target: TargetModel, drafter: Drafter | None, verifier: Verifier | None, requests: Sequence[Request], options: Options, kept: KeptCache):
+        self.target, self.verifier, self.requests, self.options, self.kept = target, verifier, list(requests), options, kept
+        self.drafter = drafter if options.max_draft else None
+        self.active = list(range(len(self.requests)))
+        self.logprobs: list[list[TokenLogprobs]] = [[] for _ in self.requests]
+        self.round = 0
+        with self._timed("prefill"):
+            self.state = self._prefilled_state()
+        with self._timed("draft"):
+            self.draft_state = self.drafter.begin(self.requests) if self.drafter else None
+        for request in self.requests:
+            request.stats.drafter = self.drafter.name if self.drafter else "none"
+
+    def step(self) -> list[tuple[int, list[int]]]:
+        """One round. Returns (request number, emitted tokens) of every active row."""
+        rows = self.active
+        requests = [self.requests[r] for r in rows]
+        with self._timed("draft"):
+            tree = DraftTree.build([q.pending for q in requests], self._propose(rows))
+        with self._timed("target"):
+            logits = self.target.forward(self.state, rows, tree)
+        with self._timed("verify"):
+            verdict = self._verify(tree, logits, requests)
+            emitted = [self._emit(b, r, tree, verdict) for b, r in enumerate(rows)]
+        with self._timed("commit"):
+            kept = torch.tensor([min(a, len(e)) for a, e in zip(verdict.accept_len.tolist(), emitted)], dtype=torch.int32)
+            self.target.commit(self.state, rows, torch.where(torch.arange(tree.shape[1]) <= kept[:, None], verdict.path, -1), kept)
+        with self._timed("draft"):
+            self._observe(rows, emitted)
+        self.round += 1
+        self.active = [r for r in rows if self.requests[r].finish_reason is None]
+        return list(zip(rows, emitted))
+
+    def _prefilled_state(self) -> TargetState:
+        """All prompt tokens but the last, which is the first pending token."""
+        if len(self.requests) == 1 and (reused := self._reuse()) is not None:
+            return reused
+        longest = max(len(q.prompt) + min(q.max_new_tokens, 1024) for q in self.requests)
+        state = self.target.new_state(len(self.requests), longest + self.options.max_draft + 1)
+        for row, request in enumerate(self.requests):
+            self.target.prefill(state, row, request.prompt[:-1])
+        return state
+
+    def _reuse(self) -> TargetState | None:
+        """The kept cache, cut back to the tokens that this prompt shares with it."""
+        prompt, kept, state = self.requests[0].prompt, self.kept.tokens, self.kept.state
+        self.kept.state = None  # taken: a second call that runs meanwhile starts afresh
+        shared = next((i for i, (a, b) in enumerate(zip(kept, prompt[:-1])) if a != b), min(len(kept), len(prompt) - 1))
+        if state is None or shared == 0:
+            return None
+        state.lengths[0] = shared
+        self.target.prefill(state, 0, prompt[shared:-1])
+        self.requests[0].stats.reused_tokens = shared
+        return state
+
+    def _propose(self, rows: Sequence[int]) -> list[Draft]:
+        if self.drafter is None:
+            return [Draft.empty()] * len(rows)
+        budgets = []
+        for r in rows:
+            room = self.requests[r].remaining - 1  # the last token of a round is the target's own
+            budgets.append(Budget(self.options.max_draft if room else 0, min(self.options.max_draft, room), self.options.min_score, self.round))
+        return self.drafter.propose(self.draft_state, rows, budgets)
+
+    def _verify(self, tree: DraftTree, logits: torch.Tensor, requests: Sequence[Request]) -> TreePath:
+        verifier = choose_verifier(self.verifier, tree, requests)
+        for request in requests:
+            request.stats.verifier = verifier.name
+            request.stats.lossless &= verifier.lossless
+        self._raw = logits.clone() if self.options.logprobs is not None else None
+        verdict = TreePath(*(t.cpu() for t in verifier.verify(tree.to(logits.device), logits, requests, self.round)))
+        bad = [i for i, token in enumerate(verdict.next_token.tolist()) if token < 0]
+        if bad:
+            position = len(requests[bad[0]].tokens) + int(verdict.accept_len[bad[0]])
+            raise InvalidLogitsError(f"no token can be chosen at output position {position}: the model returned NaN, or no token with a finite logit is left after the logits processors; check the weights, the dtype and the processors")
+        return verdict
+
+    def _emit(self, b: int, row: int, tree: DraftTree, verdict: TreePath) -> list[int]:
+        """Hands the kept tokens to the request one by one, until one of them ends it."""
+        request, accepted = self.requests[row], int(verdict.accept_len[b])
+        path = verdict.path[b, : accepted + 1].tolist()
+        tokens = [int(tree.tokens[b, i]) for i in path[1:]] + [int(verdict.next_token[b])]
+        emitted: list[int] = []
+        for node, token in zip(path, tokens):
+            request.emit(token)
+            emitted.append(token)
+            if self._raw is not None:
+                self.logprobs[row].append(_logprobs(self._raw[b, node], token, self.options.logprobs))
+            if request.finish_reason:
+                break
+        drafted = int(tree.num_nodes[b]) - 1
+        request.stats.record_round(drafted, int(tree.depth[b].max()), min(accepted, len(emitted)), len(emitted))
+        return emitted
+
+    def _observe(self, rows: Sequence[int], emitted: Sequence[list[int]]) -> None:
+        for row, tokens in zip(rows, emitted):
+            if self.drafter:
+                self.drafter.observe(self.draft_state, row, tokens)
+            if self.requests[row].finish_reason:
+                self._finish(row)
+
+    def _finish(self, row: int) -> None:
+        request = self.requests[row]
+        if self.drafter:
+            self.drafter.end(self.draft_state, row)
+        if len(self.requests) == 1:
+            self.kept.tokens = (request.prompt + request.tokens)[: self.state.lengths[0]]
+            self.kept.state = self.state
+
+    @contextmanager
+    def _timed(self, part: str):
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        for row in self.active:
+            self.requests[row].stats.add_seconds(part, seconds)
+
+
+def _logprobs(logits: torch.Tensor, token: int, k: int) -> TokenLogprobs:
+    logp = torch.log_softmax(logits.float(), -1)
+    top = logp.topk(k) if k else None
+    return TokenLogprobs(float(logp[token]), list(zip(top.indices.tolist(), top.values.tolist())) if k else [])

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from typing import Sequence
+
+from fastdecode.speculative.drafters.base import Budget, Drafter
+from fastdecode.speculative.tree import Draft, merge
+
+
+class CompositeDrafter:
+    """Merges the drafts of several drafters into one tree; the nodes of highest score stay.
+
+    Drafts that were drawn at random cannot be merged without changing their law: where one drafter draws, its draft is used
+    alone, and only when the deterministic ones have nothing to say.
+
+    Args:
+        drafters: asked in this order.
+    """
+
+    def __init__(self, drafters: Sequence[Drafter]):
+        if not drafters:
+            raise ValueError("drafters is empty; pass at least one, e.g. ['suffix', 'prompt_lookup']")
+        self.drafters = list(drafters)
+        self.name = "+".join(d.name for d in self.drafters)
+
+    def begin(self, requests: Sequence) -> list:
+        return [d.begin(requests) for d in self.drafters]
+
+    def propose(self, state, rows: Sequence[int], budgets: Sequence[Budget]) -> list[Draft]:
+        proposals = zip(*(d.propose(s, rows, budgets) for d, s in zip(self.drafters, state)))
+        return [self._combine([p for p in row if len(p)], b) for row, b in zip(proposals, budgets)]
+
+    def _combine(self, drafts: list[Draft], budget: Budget) -> Draft:
+        fixed = [d for d in drafts if not d.draws]
+        if fixed:
+            return merge(fixed, budget.nodes)
+        return drafts[0] if drafts else Draft.empty()
+
+    def observe(self, state, row: int, tokens: Sequence[int]) -> None:
+        for d, s in zip(self.drafters, state):
+            d.observe(s, row, tokens)
+
+    def end(self, state, row: int) -> None:
+        for d, s in zip(self.drafters, state):
+            d.end(s, row)

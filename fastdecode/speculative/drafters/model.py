@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from fastdecode import ops
+from fastdecode.speculative.drafters.base import Budget
+from fastdecode.speculative.processors import tree_probs
+from fastdecode.speculative.tree import Draft, DraftTree, Draws
+from fastdecode.targets.hf import HFTarget
+
+DRAFT = 1  # purpose word of random keys, see csrc/include/fastdecode/philox.cuh
+
+
+@dataclass
+class _State:
+    requests: Sequence
+    cache: Any
+    cached: list[list[int]] = field(default_factory=list)  # per row: tokens whose K/V are in the cache
+
+
+class ModelDrafter:
+    """A smaller language model with the same tokenizer drafts a chain (arXiv:2211.17192, arXiv:2302.01318).
+
+    Greedy requests get its most probable tokens, with the runners-up as siblings; sampled requests get tokens drawn from its
+    processed law, which verification accepts by the ratio rule. Padded vocabularies may differ: ids that only one side
+    has are never drafted.
+
+    Args:
+        model: the draft model.
+        num_tokens: length of the chain at most.
+        siblings: alternatives per position for greedy requests.
+    """
+
+    name = "model"
+
+    def __init__(self, model: PreTrainedModel, num_tokens: int = 6, siblings: int = 1):
+        if not isinstance(num_tokens, int) or num_tokens < 1:
+            raise ValueError(f"num_tokens={num_tokens!r} must be a positive integer")
+        if not isinstance(siblings, int) or siblings < 0:
+            raise ValueError(f"siblings={siblings!r} must be an integer of at least 0")
+        self.target = HFTarget(model)
+        self.num_tokens, self.siblings = num_tokens, siblings
+        self.vocab_size: int | None = None  # of the model that verifies; set by the generator
+
+    def begin(self, requests: Sequence) -> _State:
+        capacity = max(len(r.prompt) for r in requests) + 64
+        state = _State(requests, self.target.new_state(len(requests), capacity), [[] for _ in requests])
+        for row, request in enumerate(requests):
+            self.target.prefill(state.cache, row, request.prompt[:-1])
+            state.cached[row] = list(request.prompt[:-1])
+        return state
+
+    def propose(self, state: _State, rows: Sequence[int], budgets: Sequence[Budget]) -> list[Draft]:
+        chains = {r: _Chain(b) for r, b in zip(rows, budgets)}
+        for r in rows:
+            self._roll_back(state, r)
+        feed = {r: self._text(state, r)[len(state.cached[r]) :] for r in rows if self._room(chains[r])}
+        while feed:
+            logits = self._advance(state, feed)
+            feed = {}
+            for r, row_logits in logits.items():
+                token = self._extend(state.requests[r], chains[r], row_logits)
+                if token is not None and self._room(chains[r]):
+                    feed[r] = [token]
+        return [chains[r].draft() for r in rows]
+
+    def observe(self, state: _State, row: int, tokens: Sequence[int]) -> None:
+        """Nothing: the request holds its own tokens, the cache is rolled back at the next proposal."""
+
+    def end(self, state: _State, row: int) -> None:
+        state.cached[row] = []
+
+    def _room(self, chain: "_Chain") -> bool:
+        return chain.length < min(self.num_tokens, chain.budget.depth) and len(chain.tokens) < chain.budget.nodes and chain.score >= chain.budget.min_score
+
+    @staticmethod
+    def _text(state: _State, row: int) -> list[int]:
+        return state.requests[row].prompt + state.requests[row].tokens
+
+    def _roll_back(self, state: _State, row: int) -> None:
+        """Keeps the part of the cache that agrees with the text, without its last token (whose logits are needed)."""
+        text, cached = self._text(state, row), state.cached[row]
+        agree = next((i for i, (a, b) in enumerate(zip(cached, text)) if a != b), min(len(cached), len(text)))
+        del cached[min(agree, len(text) - 1) :]
+        state.cache.lengths[row] = len(cached)
+
+    def _advance(self, state: _State, feed: dict[int, list[int]]) -> dict[int, torch.Tensor]:
+        """Runs the fed tokens of each row; returns the logits [V] after the last one."""
+        rows = list(feed)
+        tree = DraftTree.build([feed[r][0] for r in rows], [Draft.chain(feed[r][1:], [1.0] * (len(feed[r]) - 1)) for r in rows])
+        logits = self.target.forward(state.cache, rows, tree)
+        for b, r in enumerate(rows):
+            state.cached[r] += feed[r]
+            state.cache.lengths[r] += len(feed[r])
+        return {r: logits[b, len(feed[r]) - 1, : self.vocab_size].float() for b, r in enumerate(rows)}
+
+    def _extend(self, request, chain: "_Chain", logits: torch.Tensor) -> int | None:
+        """Adds one position to the chain; returns the token that the draft goes on with."""
+        return self._draw(request, chain, logits) if request.processors.sample else self._most_probable(chain, logits)
+
+    def _most_probable(self, chain: "_Chain", logits: torch.Tensor) -> int:
+        top = torch.softmax(logits, -1).topk(min(1 + self.siblings, len(logits)))
+        ids, probs = top.indices.tolist(), top.values.tolist()
+        parent, score = chain.tip, chain.score
+        chain.add(ids[0], parent, score * probs[0])
+        for token, p in zip(ids[1:], probs[1:]):
+            if score * p >= chain.budget.min_score and len(chain.tokens) < chain.budget.nodes:
+                chain.add_sibling(token, parent, score * p)
+        return ids[0]
+
+    def _draw(self, request, chain: "_Chain", logits: torch.Tensor) -> int | None:
+        root = DraftTree.build([0], [Draft.empty()])
+        chain_text = request.tokens + chain.path()
+        law = tree_probs(logits[None, None].clone(), root, [request.processors], [request.prompt], [chain_text])[0, 0]  # [V]
+        key = torch.tensor([[*request.key, chain.budget.round << 32 | chain.length, DRAFT]])
+        token = int(ops.verify_tree_point(root.tokens, root.first_child, root.next_sibling, law[None, None], key).next_token)
+        if token < 0:
+            return None
+        law = torch.nn.functional.pad(law, (0, self.vocab_size - len(law))) if self.vocab_size else law
+        chain.draws.append(Draws(chain.tip, [token], law))
+        # The length of the chain may not depend on the token drawn last, or the law of the drafts would not be `law`.
+        chain.add(token, chain.tip, chain.score * float(law.square().sum()))
+        return token
+
+
+class _Chain:
+    """A draft under construction: one path, with siblings hanging off it."""
+
+    def __init__(self, budget: Budget):
+        self.budget = budget
+        self.tokens: list[int] = []
+        self.parents: list[int] = []
+        self.scores: list[float] = []
+        self.draws: list[Draws] = []
+        self.tip, self.length, self.score = -1, 0, 1.0
+
+    def add(self, token: int, parent: int, score: float) -> None:
+        self.add_sibling(token, parent, score)
+        self.tip, self.length, self.score = len(self.tokens) - 1, self.length + 1, score
+
+    def add_sibling(self, token: int, parent: int, score: float) -> None:
+        self.tokens.append(token)
+        self.parents.append(parent)
+        self.scores.append(score)
+
+    def path(self) -> list[int]:
+        node, tokens = self.tip, []
+        while node >= 0:
+            tokens.append(self.tokens[node])
+            node = self.parents[node]
+        return tokens[::-1]
+
+    def draft(self) -> Draft:
+        return Draft(np.asarray(self.tokens, np.int32), np.asarray(self.parents, np.int32), np.asarray(self.scores, np.float32), tuple(self.draws))

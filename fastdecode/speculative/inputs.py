@@ -1,0 +1,99 @@
+"""Everything that `generate` accepts as a prompt, turned into lists of token ids."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Sequence
+
+import torch
+
+
+def token_ids(inputs: Any, tokenizer, vocab_size: int) -> tuple[list[list[int]], bool]:
+    """Prompts as token ids, and whether the caller passed a batch (and so expects a list back).
+
+    Accepts text, chat messages (a list of {"role", "content"}), token ids (list or integer tensor [L] or [1, L]), lists of any
+    of these, an integer tensor [B, L], or a tokenizer's output with input_ids and attention_mask.
+
+    Raises:
+        TypeError: none of these. ValueError: an empty prompt, an id outside the vocabulary, text without a tokenizer.
+    """
+    prompts, batched = _prompts(inputs, tokenizer)
+    if not prompts:
+        raise ValueError("inputs is empty; pass at least one prompt")
+    for i, prompt in enumerate(prompts):
+        where = f"inputs[{i}]" if batched else "inputs"
+        if not prompt:
+            raise ValueError(f"{where} has no tokens; pass at least one token, e.g. the model's BOS token")
+        bad = next((t for t in prompt if not 0 <= t < vocab_size), None)
+        if bad is not None:
+            raise ValueError(f"{where} holds token id {bad}, the model's vocabulary is 0 .. {vocab_size - 1}; check that the tokenizer belongs to the model")
+    return prompts, batched
+
+
+def _prompts(inputs: Any, tokenizer) -> tuple[list[list[int]], bool]:
+    if isinstance(inputs, Mapping):
+        return _from_encoding(inputs)
+    if isinstance(inputs, torch.Tensor):
+        return _from_tensor(inputs)
+    if not isinstance(inputs, (list, tuple)) or _is_chat(inputs) or (inputs and _is_int(inputs[0])):
+        return [_single(inputs, tokenizer, "inputs")], False
+    return [_single(x, tokenizer, f"inputs[{i}]") for i, x in enumerate(inputs)], True
+
+
+def _single(value: Any, tokenizer, where: str) -> list[int]:
+    if isinstance(value, str):
+        if not value:
+            raise ValueError(f"{where} is an empty string; pass at least one token of text")
+        return _plain(_require(tokenizer, where)(value)["input_ids"])
+    if _is_chat(value):
+        return _plain(_require(tokenizer, where).apply_chat_template(list(value), add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"])
+    if isinstance(value, torch.Tensor):
+        rows, _ = _from_tensor(value)
+        if len(rows) != 1:
+            raise ValueError(f"{where} is a tensor of shape {list(value.shape)}; inside a list use [L] or [1, L]")
+        return rows[0]
+    if isinstance(value, (list, tuple)):
+        wrong = next((t for t in value if not _is_int(t)), None)
+        if wrong is not None:
+            raise TypeError(f"{where} mixes in {type(wrong).__name__} {wrong!r}; a prompt is text, chat messages or integer token ids")
+        return [int(t) for t in value]
+    raise TypeError(f"{where} is {type(value).__name__}; a prompt is text, chat messages, token ids, or a list of these")
+
+
+def _from_tensor(ids: torch.Tensor) -> tuple[list[list[int]], bool]:
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"inputs has dtype {ids.dtype}, expected integer token ids")
+    if ids.dim() not in (1, 2):
+        raise ValueError(f"inputs has shape {list(ids.shape)}, expected [L] or [B, L]")
+    rows = ids.reshape(-1, ids.shape[-1]).tolist()
+    return rows, len(rows) != 1
+
+
+def _from_encoding(encoding: Mapping) -> tuple[list[list[int]], bool]:
+    if "input_ids" not in encoding:
+        raise TypeError(f"inputs is a mapping with keys {sorted(encoding)}, expected a tokenizer's output with input_ids")
+    rows, batched = _prompts(encoding["input_ids"], None)
+    mask = encoding.get("attention_mask")
+    if mask is None:
+        return rows, batched
+    masks, _ = _prompts(mask, None)
+    if [len(r) for r in rows] != [len(m) for m in masks]:
+        raise ValueError("attention_mask and input_ids have different shapes")
+    return [[t for t, keep in zip(r, m) if keep] for r, m in zip(rows, masks)], batched
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) or type(value).__module__ == "numpy" and "int" in type(value).__name__
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(m, Mapping) and "role" in m for m in value)
+
+
+def _require(tokenizer, where: str):
+    if tokenizer is None:
+        raise ValueError(f"{where} is text, but the generator has no tokenizer; construct it with tokenizer=... or pass token ids")
+    return tokenizer
+
+
+def _plain(ids: Sequence) -> list[int]:
+    return list(ids[0]) if ids and isinstance(ids[0], (list, tuple)) else list(ids)
