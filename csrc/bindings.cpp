@@ -7,6 +7,7 @@
 #include "ops/cpu/verify_tree_greedy.h"
 #include "ops/cpu/vocab_stats.h"
 #include "ops/kernel.h"
+#include "runtime/bandwidth.h"
 #include "runtime/parallel.h"
 #include "structures/bind_drafts.h"
 
@@ -41,6 +42,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads);
 
+  m.def("read_seconds", [](Ptr data, int64_t words) { return read_seconds(at<uint64_t>(data), words); }, Unlocked());
   bind_drafts(m);
 
   m.def("verify_tree_greedy", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr choice, int64_t batch, int64_t nodes, Ptr path, Ptr accept_len, Ptr next_token) {

