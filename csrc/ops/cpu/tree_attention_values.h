@@ -5,7 +5,7 @@
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
 
-static const int64_t kSumRows = kLanes == 1 ? 1 : 6;
+static const int64_t kSumRows = kLanes == 1 ? 1 : 4;
 static const int64_t kSumVectors = kLanes == 16 ? 4 : kLanes == 8 ? 2 : 1;
 
 // `rows` and `vectors` are constants at every call.
