@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "ops/cpu/process_probs.h"
+#include "ops/cpu/tree_attention.h"
 #include "ops/cpu/verify_tree_greedy.h"
 #include "ops/cpu/vocab_stats.h"
 #include "ops/kernel.h"
@@ -54,5 +55,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("process_probs_scratch", &process_probs_scratch);
   m.def("process_probs", [](Ptr logits, int64_t rows, int64_t vocab, int64_t stride, int dtype, Ptr temperature, Ptr top_k, Ptr top_p, Ptr min_p, Ptr repetition_penalty, Ptr presence_penalty, Ptr frequency_penalty, Ptr prefix, Ptr prefix_offsets, Ptr generated_from, Ptr probs, Ptr scratch, Ptr counts) {
     process_probs({at<void>(logits), rows, vocab, stride, dtype, at<float>(temperature), at<int32_t>(top_k), at<float>(top_p), at<float>(min_p), at<float>(repetition_penalty), at<float>(presence_penalty), at<float>(frequency_penalty), at<int32_t>(prefix), at<int64_t>(prefix_offsets), at<int32_t>(generated_from), at<float>(probs), at<float>(scratch), at<int32_t>(counts)});
+  }, Unlocked());
+  m.def("tree_attention_scratch", &tree_attention_scratch);
+  m.def("tree_attention", [](Ptr query, Ptr key, Ptr value, int dtype, std::array<int64_t, 5> size, std::array<int64_t, 3> q, std::array<int64_t, 3> k, std::array<int64_t, 3> v, Ptr rows, Ptr lengths, Ptr ancestors, int64_t words, Ptr depth, float scaling, int64_t window, Ptr out, Ptr scratch) {
+    tree_attention({at<void>(query), at<void>(key), at<void>(value), dtype, size[0], size[1], size[2], size[3], size[4], {q[0], q[1], q[2]}, {k[0], k[1], k[2]}, {v[0], v[1], v[2]}, at<int32_t>(rows), at<int32_t>(lengths), at<int64_t>(ancestors), words, at<int32_t>(depth), scaling, window, at<void>(out), at<float>(scratch)});
   }, Unlocked());
 }

@@ -57,7 +57,7 @@ static inline F exp(F a) {
   p = fma(p, r, set1(0.5f));
   p = fma(mul(r, r), p, r);
   const F power = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
-  return _mm256_and_ps(_mm256_cmp_ps(a, set1(kExpUnderflow), _CMP_GE_OQ), mul(add(p, set1(1.0f)), power));
+  return _mm256_and_ps(_mm256_cmp_ps(a, set1(kExpUnderflow), _CMP_NLT_UQ), mul(add(p, set1(1.0f)), power));
 }
 
 static inline void multiply_wide(__m256i x, __m256i factor, __m256i* high, __m256i* low) {
