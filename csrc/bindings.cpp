@@ -3,9 +3,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "ops/cpu/kv_compact.h"
 #include "ops/cpu/process_probs.h"
 #include "ops/cpu/tree_attention.h"
+#include "ops/cpu/verify_chain.h"
 #include "ops/cpu/verify_tree_greedy.h"
+#include "ops/cpu/verify_tree_point.h"
+#include "ops/cpu/verify_tree_recursive.h"
 #include "ops/cpu/vocab_stats.h"
 #include "ops/kernel.h"
 #include "runtime/bandwidth.h"
@@ -59,5 +63,20 @@ PYBIND11_MODULE(_C, m) {
   m.def("tree_attention_scratch", &tree_attention_scratch);
   m.def("tree_attention", [](Ptr query, Ptr key, Ptr value, int dtype, std::array<int64_t, 5> size, std::array<int64_t, 3> q, std::array<int64_t, 3> k, std::array<int64_t, 3> v, Ptr rows, Ptr lengths, Ptr ancestors, int64_t words, Ptr depth, float scaling, int64_t window, Ptr out, Ptr scratch) {
     tree_attention({at<void>(query), at<void>(key), at<void>(value), dtype, size[0], size[1], size[2], size[3], size[4], {q[0], q[1], q[2]}, {k[0], k[1], k[2]}, {v[0], v[1], v[2]}, at<int32_t>(rows), at<int32_t>(lengths), at<int64_t>(ancestors), words, at<int32_t>(depth), scaling, window, at<void>(out), at<float>(scratch)});
+  }, Unlocked());
+  m.def("kv_compact", [](Ptr buffers, int64_t count, int64_t slot_rows, int64_t heads, int64_t slots, int64_t dim_bytes, int64_t row_stride, int64_t head_stride, int64_t slot_stride, Ptr rows, Ptr path, Ptr accept_len, Ptr lengths, int64_t batch, int64_t nodes) {
+    kv_compact({at<int64_t>(buffers), count, slot_rows, heads, slots, dim_bytes, row_stride, head_stride, slot_stride, at<int32_t>(rows), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(lengths), batch, nodes});
+  }, Unlocked());
+  m.def("verify_tree_point", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr probs, Ptr key, int64_t batch, int64_t nodes, int64_t vocab, Ptr path, Ptr accept_len, Ptr next_token) {
+    verify_tree_point({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<float>(probs), at<int64_t>(key), batch, nodes, vocab, at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)});
+  }, Unlocked());
+  m.def("verify_chain", [](Ptr tokens, Ptr q, Ptr p, Ptr num, Ptr key, int64_t batch, int64_t length, int64_t vocab, Ptr accept_len, Ptr next_token) {
+    verify_chain({at<int32_t>(tokens), at<float>(q), at<float>(p), at<int32_t>(num), at<int64_t>(key), batch, length, vocab, at<int32_t>(accept_len), at<int32_t>(next_token)});
+  }, Unlocked());
+  m.def("verify_block", [](Ptr tokens, Ptr q, Ptr p, Ptr num, Ptr key, int64_t batch, int64_t length, int64_t vocab, Ptr accept_len, Ptr next_token) {
+    verify_block({at<int32_t>(tokens), at<float>(q), at<float>(p), at<int32_t>(num), at<int64_t>(key), batch, length, vocab, at<int32_t>(accept_len), at<int32_t>(next_token)});
+  }, Unlocked());
+  m.def("verify_tree_recursive", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr p, Ptr q, Ptr key, Ptr draw_offsets, Ptr draw_tokens, int64_t batch, int64_t nodes, int64_t vocab, int64_t draws, int replacement, Ptr workspace, Ptr path, Ptr accept_len, Ptr next_token) {
+    verify_tree_recursive({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<float>(p), at<float>(q), at<int64_t>(key), at<int32_t>(draw_offsets), at<int32_t>(draw_tokens), batch, nodes, vocab, draws, replacement, at<double>(workspace), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)});
   }, Unlocked());
 }

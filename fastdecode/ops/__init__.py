@@ -1,9 +1,27 @@
 """Operations on tensors: checks, outputs and the choice of an implementation; the work is done in csrc."""
 
 from fastdecode.ops._dispatch import implementation
+from fastdecode.ops.kv_compact import kv_compact
 from fastdecode.ops.process_probs import process_probs
 from fastdecode.ops.tree_attention import tree_attention
+from fastdecode.ops.verify_chain import ChainVerdict, verify_block, verify_chain
 from fastdecode.ops.verify_tree_greedy import TreePath, verify_tree_greedy
+from fastdecode.ops.verify_tree_point import verify_tree_point
+from fastdecode.ops.verify_tree_recursive import verify_tree_recursive
 from fastdecode.ops.vocab_stats import VocabStats, vocab_stats
 
-__all__ = ["TreePath", "VocabStats", "implementation", "process_probs", "tree_attention", "verify_tree_greedy", "vocab_stats"]
+__all__ = [
+    "ChainVerdict",
+    "TreePath",
+    "VocabStats",
+    "implementation",
+    "kv_compact",
+    "process_probs",
+    "tree_attention",
+    "verify_block",
+    "verify_chain",
+    "verify_tree_greedy",
+    "verify_tree_point",
+    "verify_tree_recursive",
+    "vocab_stats",
+]

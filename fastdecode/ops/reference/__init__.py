@@ -1,8 +1,22 @@
 """Readable torch versions of every operation: the oracle that all implementations are tested against, and the fallback."""
 
+from fastdecode.ops.reference.kv_compact import kv_compact
 from fastdecode.ops.reference.process_probs import process_probs
 from fastdecode.ops.reference.tree_attention import tree_attention
+from fastdecode.ops.reference.verify_chain import verify_block, verify_chain
 from fastdecode.ops.reference.verify_tree_greedy import verify_tree_greedy
+from fastdecode.ops.reference.verify_tree_point import verify_tree_point
+from fastdecode.ops.reference.verify_tree_recursive import verify_tree_recursive
 from fastdecode.ops.reference.vocab_stats import vocab_stats
 
-__all__ = ["process_probs", "tree_attention", "verify_tree_greedy", "vocab_stats"]
+__all__ = [
+    "kv_compact",
+    "process_probs",
+    "tree_attention",
+    "verify_block",
+    "verify_chain",
+    "verify_tree_greedy",
+    "verify_tree_point",
+    "verify_tree_recursive",
+    "vocab_stats",
+]
