@@ -1,0 +1,22 @@
+import pytest
+
+from tests.models import byte_tokenizer, small_model
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return byte_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def llama():
+    return small_model("llama")
+
+
+@pytest.fixture(scope="session")
+def draft_llama():
+    """The same model with one layer less: agrees often, not always."""
+    model = small_model("llama")
+    model.model.layers = model.model.layers[:2]
+    model.config.num_hidden_layers = 2
+    return model
