@@ -1,6 +1,10 @@
 import pytest
+from transformers.utils import logging
 
 from tests.models import byte_tokenizer, small_model
+
+
+logging.set_verbosity_error()  # it warns about eos_token_id=-1, which the tests use to ignore EOS
 
 
 @pytest.fixture(scope="session")
