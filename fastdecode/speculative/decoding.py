@@ -45,6 +45,7 @@ class KeptCache:
 class Decoding:
     """Decodes a batch of requests, one round per `step`; rows leave the batch as they finish."""
 
+    @torch.inference_mode()
     def __init__(self, target: TargetModel, drafter: Drafter | None, verifier: Verifier | None, requests: Sequence[Request], options: Options, kept: KeptCache):
         self.target, self.verifier, self.requests, self.options, self.kept = target, verifier, list(requests), options, kept
         self.drafter = drafter if options.max_draft else None
@@ -58,6 +59,7 @@ class Decoding:
         for request in self.requests:
             request.stats.drafter = self.drafter.name if self.drafter else "none"
 
+    @torch.inference_mode()
     def step(self) -> list[tuple[int, list[int]]]:
         """One round. Returns (request number, emitted tokens) of every active row."""
         rows = self.active

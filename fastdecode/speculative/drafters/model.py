@@ -51,7 +51,7 @@ class ModelDrafter:
         capacity = max(len(r.prompt) for r in requests) + 64
         state = _State(requests, self.target.new_state(len(requests), capacity), [[] for _ in requests])
         for row, request in enumerate(requests):
-            self.target.prefill(state.cache, row, request.prompt[:-1])
+            self.target.prefill(state.cache, row, self._known(request.prompt[:-1]))
             state.cached[row] = list(request.prompt[:-1])
         return state
 
@@ -92,12 +92,17 @@ class ModelDrafter:
     def _advance(self, state: _State, feed: dict[int, list[int]]) -> dict[int, torch.Tensor]:
         """Runs the fed tokens of each row; returns the logits [V] after the last one."""
         rows = list(feed)
-        tree = DraftTree.build([feed[r][0] for r in rows], [Draft.chain(feed[r][1:], [1.0] * (len(feed[r]) - 1)) for r in rows])
+        known = {r: self._known(tokens) for r, tokens in feed.items()}
+        tree = DraftTree.build([known[r][0] for r in rows], [Draft.chain(known[r][1:], [1.0] * (len(known[r]) - 1)) for r in rows])
         logits = self.target.forward(state.cache, rows, tree)
         for b, r in enumerate(rows):
             state.cached[r] += feed[r]
             state.cache.lengths[r] += len(feed[r])
         return {r: logits[b, len(feed[r]) - 1, : self.vocab_size].float() for b, r in enumerate(rows)}
+
+    def _known(self, tokens: Sequence[int]) -> list[int]:
+        """Ids that only the target has are shown to the draft model as its last one: a draft may see any context."""
+        return [min(t, self.target.vocab_size - 1) for t in tokens]
 
     def _extend(self, request, chain: "_Chain", logits: torch.Tensor) -> int | None:
         """Adds one position to the chain; returns the token that the draft goes on with."""
