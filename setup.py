@@ -87,6 +87,7 @@ class NinjaBuild(build_ext):
             target = base / "_csrc"
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(CSRC / "include", target / "include")
+            shutil.copytree(CSRC / "ops/cpu", target / "ops/cpu", ignore=shutil.ignore_patterns("*.cpp"))  # the argument structs
 
     def build_extension(self, ext):
         # The object directory is named after everything that changes what is compiled, so switching never reuses an object.
