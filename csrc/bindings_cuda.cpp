@@ -1,5 +1,10 @@
 // Table of contents of the CUDA module, and of its twin on the host shim: the signatures of bindings.cpp with a trailing stream.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <sstream>
+#include <string>
+#include <vector>
 
 #include "ops/cuda/launchers.h"
 #if defined(FASTDECODE_SIM)
@@ -19,12 +24,24 @@ T* at(Ptr p) {
   return reinterpret_cast<T*>(p);
 }
 
+#if !defined(FASTDECODE_SIM)
+// "80,90" -> {"sm_80", "sm_90"}
+std::vector<std::string> architectures() {
+  std::vector<std::string> result;
+  std::istringstream all(FASTDECODE_CUDA_ARCHS);
+  for (std::string one; std::getline(all, one, ',');) result.push_back("sm_" + one);
+  return result;
+}
+#endif
+
 }  // namespace
 
 PYBIND11_MODULE(FASTDECODE_MODULE, m) {
   m.attr("__version__") = FASTDECODE_VERSION;
 #if defined(FASTDECODE_SIM)
   m.def("set_seed", &sim::set_seed);
+#else
+  m.attr("architectures") = architectures();
 #endif
 
   m.def("kv_compact", [](Ptr buffers, int64_t count, int64_t slot_rows, int64_t heads, int64_t slots, int64_t dim_bytes, int64_t row_stride, int64_t head_stride, int64_t slot_stride, Ptr rows, Ptr path, Ptr accept_len, Ptr lengths, int64_t batch, int64_t nodes, Ptr stream) {

@@ -15,4 +15,4 @@ def cuda_simulator():
         sources = build.simulator_sources()
     except FileNotFoundError as error:
         pytest.skip(str(error))
-    return build.build("fastdecode_sim", sources)
+    return build.build("fastdecode_sim", sources, build.os.environ.get("FASTDECODE_SIM_FLAGS", ""))
