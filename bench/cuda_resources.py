@@ -55,10 +55,11 @@ def measure() -> dict:
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--write", action="store_true", help="record the table")
+    write = options.parse_args().write
     if shutil.which("nvcc") is None:
         print("nvcc was not found: put it on PATH to measure the CUDA kernels")
         return 1
-    write, found = options.parse_args().write, measure()
+    found = measure()
     if write:
         TABLE.write_text(json.dumps(found, indent=1) + "\n")
     wanted = json.loads(TABLE.read_text())
