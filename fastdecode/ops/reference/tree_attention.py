@@ -23,8 +23,10 @@ def tree_attention(query, key, value, rows, lengths, ancestors, depth, scaling, 
     if rows is not None:
         key, value = key[rows.long()], value[rows.long()]
     batch, group = query.shape[0], query.shape[1] // key.shape[1]
-    key, value = (t[:batch].float().repeat_interleave(group, 1) for t in (key, value))  # [b, H, S, D]
+    wide = torch.promote_types(query.dtype, torch.float32)
+    end = int(lengths.max()) + query.shape[2] if batch else 0  # later slots are not used
+    key, value = (t[:batch, :, :end].to(wide).repeat_interleave(group, 1) for t in (key, value))  # [b, H, S, D]
     mask = visible_keys(lengths, ancestors, depth, window, key.shape[2])
-    scores = (query.float() @ key.transpose(2, 3) * scaling).masked_fill(~mask[:, None], -math.inf)
+    scores = (query.to(wide) @ key.transpose(2, 3) * scaling).masked_fill(~mask[:, None], -math.inf)
     used = mask.any(1)[:, None, :, None]  # unused slots may hold anything
     return (scores.softmax(-1) @ torch.where(used, value, 0)).transpose(1, 2).to(query.dtype).contiguous()
