@@ -16,7 +16,7 @@ from fastdecode.speculative.drafters import Budget, Drafter
 from fastdecode.speculative.request import Request
 from fastdecode.speculative.tree import Draft, DraftTree
 from fastdecode.speculative.verifiers import Verifier, choose_verifier
-from fastdecode.targets.base import TargetModel, TargetState
+from fastdecode.targets.base import TargetModel, TargetState, prefill_rows
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ class Decoding:
             return reused
         longest = max(len(q.prompt) + min(q.max_new_tokens, 1024) for q in self.requests)
         state = self.target.new_state(len(self.requests), longest + self.options.max_draft + 1)
-        for row, request in enumerate(self.requests):
-            self.target.prefill(state, row, request.prompt[:-1])
+        prefill_rows(self.target, state, [request.prompt[:-1] for request in self.requests])
         return state
 
     def _reuse(self) -> TargetState | None:
