@@ -65,7 +65,7 @@ class Decoding:
         rows = self.active
         requests = [self.requests[r] for r in rows]
         with self._timed("draft"):
-            tree = DraftTree.build([q.pending for q in requests], self._propose(rows))
+            tree = self._tree(rows, requests)
         with self._timed("target"):
             logits = self.target.forward(self.state, rows, tree)
         with self._timed("verify"):
@@ -100,6 +100,13 @@ class Decoding:
         self.target.prefill(state, 0, prompt[shared:-1])
         self.requests[0].stats.reused_tokens = shared
         return state
+
+    def _tree(self, rows: Sequence[int], requests: Sequence[Request]) -> DraftTree:
+        tree = DraftTree.build([q.pending for q in requests], self._propose(rows))
+        low, high = (int(t) for t in tree.tokens.aminmax())
+        if low < 0 or high >= self.target.vocab_size:
+            raise ValueError(f"drafter {self.drafter.name!r} proposed token {low if low < 0 else high}, the model's vocabulary is 0 .. {self.target.vocab_size - 1}; draft only ids that the model has")
+        return tree
 
     def _propose(self, rows: Sequence[int]) -> list[Draft]:
         if self.drafter is None:

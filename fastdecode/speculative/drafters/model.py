@@ -40,9 +40,9 @@ class ModelDrafter:
     name = "model"
 
     def __init__(self, model: PreTrainedModel, num_tokens: int = 6, siblings: int = 1):
-        if not isinstance(num_tokens, int) or num_tokens < 1:
+        if not isinstance(num_tokens, int) or isinstance(num_tokens, bool) or num_tokens < 1:
             raise ValueError(f"num_tokens={num_tokens!r} must be a positive integer")
-        if not isinstance(siblings, int) or siblings < 0:
+        if not isinstance(siblings, int) or isinstance(siblings, bool) or siblings < 0:
             raise ValueError(f"siblings={siblings!r} must be an integer of at least 0")
         self.target = HFTarget(model)
         self.num_tokens, self.siblings = num_tokens, siblings
