@@ -2,6 +2,7 @@ import pytest
 from transformers.utils import logging
 
 from tests.models import byte_tokenizer, small_model
+from tests.threads import one_thread  # noqa: F401
 
 
 logging.set_verbosity_error()  # it warns about eos_token_id=-1, which the tests use to ignore EOS
