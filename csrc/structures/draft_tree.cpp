@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 
 namespace fastdecode {
 
 int32_t DraftMerger::child(int32_t parent, int32_t token, float score) {
+  if (parent >= 0) score = std::min(score, nodes_.scores[parent]);  // `best` keeps whole paths only if no score rises
   const uint64_t key = uint64_t(uint32_t(parent + 1)) << 32 | uint32_t(token);
   const auto [it, fresh] = child_of_.try_emplace(key, int32_t(nodes_.tokens.size()));
   if (fresh) nodes_.add(token, parent, score);
@@ -56,6 +59,9 @@ void write_tree_row(int32_t pending, const Draft& draft, int64_t nodes, int64_t 
     row.parents[i] = parent;
     row.depth[i] = parent < 0 ? 0 : row.depth[parent] + 1;
     if (parent >= 0) {
+      for (int32_t s = row.first_child[parent]; s >= 0; s = row.next_sibling[s])
+        if (row.tokens[s] == row.tokens[i])
+          throw std::invalid_argument("siblings " + std::to_string(s - 1) + " and " + std::to_string(i - 1) + " of a draft both hold token " + std::to_string(row.tokens[i]) + ": give a node at most one child per token");
       std::copy(row.ancestors + parent * words, row.ancestors + (parent + 1) * words, visible);
       if (last_child[parent] < 0) row.first_child[parent] = int32_t(i);
       else row.next_sibling[last_child[parent]] = int32_t(i);

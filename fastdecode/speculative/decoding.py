@@ -17,7 +17,7 @@ from fastdecode.speculative.request import Request
 from fastdecode.speculative.step_cost import StepCost
 from fastdecode.speculative.tree import Draft, DraftTree
 from fastdecode.speculative.verifiers import Verifier, choose_verifier
-from fastdecode.targets.base import TargetModel, TargetState
+from fastdecode.targets.base import TargetModel, TargetState, prefill_rows
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Decoding:
         rows = self.active
         requests = [self.requests[r] for r in rows]
         with self._timed("draft"):
-            tree = DraftTree.build([q.pending for q in requests], self._propose(rows))
+            tree = self._tree(rows, requests)
         start = time.perf_counter()
         with self._timed("target"):
             logits = self.target.forward(self.state, rows, tree)
@@ -91,8 +91,7 @@ class Decoding:
             return reused
         longest = max(len(q.prompt) + min(q.max_new_tokens, 1024) for q in self.requests)
         state = self.target.new_state(len(self.requests), longest + self.options.max_draft + 1)
-        for row, request in enumerate(self.requests):
-            self.target.prefill(state, row, request.prompt[:-1])
+        prefill_rows(self.target, state, [request.prompt[:-1] for request in self.requests])
         return state
 
     def _reuse(self) -> TargetState | None:
@@ -106,6 +105,13 @@ class Decoding:
         self.target.prefill(state, 0, prompt[shared:-1])
         self.requests[0].stats.reused_tokens = shared
         return state
+
+    def _tree(self, rows: Sequence[int], requests: Sequence[Request]) -> DraftTree:
+        tree = DraftTree.build([q.pending for q in requests], self._propose(rows))
+        low, high = (int(t) for t in tree.tokens.aminmax())
+        if low < 0 or high >= self.target.vocab_size:
+            raise ValueError(f"drafter {self.drafter.name!r} proposed token {low if low < 0 else high}, the model's vocabulary is 0 .. {self.target.vocab_size - 1}; draft only ids that the model has")
+        return tree
 
     def _propose(self, rows: Sequence[int]) -> list[Draft]:
         if self.drafter is None:

@@ -61,7 +61,7 @@ class SpeculativeGenerator:
             raise ValueError(f"target={target!r} is unknown: use auto or hf")
         if not _is_count(max_draft):
             raise ValueError(f"max_draft={max_draft!r} must be an integer of at least 0")
-        if not isinstance(min_score, (int, float)) or not 0 <= min_score <= 1:
+        if not isinstance(min_score, (int, float)) or isinstance(min_score, bool) or not 0 <= min_score <= 1:
             raise ValueError(f"min_score={min_score!r} must lie between 0 and 1")
         self.verifier = make_verifier(verifier)
         self.drafter = make_drafter(drafter)
@@ -102,9 +102,13 @@ class SpeculativeGenerator:
             A `GenerationResult`; for a list (or num_return_sequences > 1) a list of them.
         """
         prompts, batched = token_ids(inputs, self.tokenizer, self.target.vocab_size)
+        if streamer is not None and not all(callable(getattr(streamer, method, None)) for method in ("put", "end")):
+            raise TypeError(f"streamer is {type(streamer).__name__}, expected an object with put(ids) and end(), e.g. transformers.TextStreamer")
         if streamer is not None and len(prompts) > 1:
             raise ValueError(f"streamer works for one prompt, got {len(prompts)}; use stream() for a batch")
         decoding = self._start(prompts, generation_config, **kwargs)
+        if streamer is not None and len(decoding.requests) > 1:
+            raise ValueError(f"streamer works for one text, num_return_sequences asks for {len(decoding.requests)}; use stream()")
         if streamer is not None:
             streamer.put(torch.tensor([prompts[0]]))
         while decoding.active:
@@ -175,8 +179,7 @@ def _is_count(value) -> bool:
 
 
 def _stop_list(stop) -> list[str]:
-    stops = [stop] if isinstance(stop, str) else list(stop or ())
-    for s in stops:
-        if not isinstance(s, str) or not s:
-            raise ValueError(f"stop={stop!r} must be a non-empty string or a list of them")
-    return stops
+    stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    if not isinstance(stops, (list, tuple, set, frozenset)) or not all(isinstance(s, str) and s for s in stops):
+        raise ValueError(f"stop={stop!r} must be a non-empty string or a list of them")
+    return list(stops)

@@ -56,6 +56,8 @@ def _single(value: Any, tokenizer, where: str) -> list[int]:
         if wrong is not None:
             raise TypeError(f"{where} mixes in {type(wrong).__name__} {wrong!r}; a prompt is text, chat messages or integer token ids")
         return [int(t) for t in value]
+    if isinstance(value, Mapping):
+        raise TypeError(f"{where} is a mapping with keys {sorted(value)}; a chat message has 'role' and 'content', and a chat holds nothing else")
     raise TypeError(f"{where} is {type(value).__name__}; a prompt is text, chat messages, token ids, or a list of these")
 
 
@@ -64,7 +66,7 @@ def _from_tensor(ids: torch.Tensor) -> tuple[list[list[int]], bool]:
         raise TypeError(f"inputs has dtype {ids.dtype}, expected integer token ids")
     if ids.dim() not in (1, 2):
         raise ValueError(f"inputs has shape {list(ids.shape)}, expected [L] or [B, L]")
-    rows = ids.reshape(-1, ids.shape[-1]).tolist()
+    rows = (ids[None] if ids.dim() == 1 else ids).tolist()
     return rows, len(rows) != 1
 
 

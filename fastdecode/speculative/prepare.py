@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, NamedTuple, Sequence
 
 import torch
@@ -58,6 +59,8 @@ def make_requests(
         detokenize: follow the text even without stop strings (for streaming).
         kwargs: anything else that `generate` takes.
     """
+    _check_types(generation_config, kwargs)
+    _check_penalties(presence_penalty=presence_penalty, frequency_penalty=frequency_penalty)
     stop = [*stop, *_stop_strings(model, generation_config, kwargs)]
     if stop and tokenizer is None:
         raise ValueError(f"stop={stop!r} needs a tokenizer; construct the generator with tokenizer=...")
@@ -89,6 +92,27 @@ def request_from(
     return request
 
 
+def _check_types(generation_config: Any, kwargs: dict[str, Any]) -> None:
+    """What transformers would notice late, or only by an error from somewhere inside."""
+    if generation_config is not None and not isinstance(generation_config, GenerationConfig):
+        raise TypeError(f"generation_config is {type(generation_config).__name__}, expected a transformers GenerationConfig; pass single settings as keyword arguments")
+    for name in ("logits_processor", "stopping_criteria"):
+        functions = kwargs.get(name)
+        if functions is not None and not (isinstance(functions, list) and all(callable(f) for f in functions)):
+            held = [type(f).__name__ for f in functions] if isinstance(functions, list) else type(functions).__name__
+            raise TypeError(f"{name} is {held}, expected a list of callables")
+    for name in ("max_new_tokens", "num_return_sequences"):
+        value = kwargs.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"{name}={value!r} must be an integer of at least 1")
+
+
+def _check_penalties(**penalties: Any) -> None:
+    for name, value in penalties.items():
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{name}={value!r} must be a finite number; 0 switches it off")
+
+
 def _stop_strings(model: PreTrainedModel, generation_config: GenerationConfig | None, kwargs: dict) -> list[str]:
     given = kwargs.pop("stop_strings", None) or (generation_config or model.generation_config).stop_strings or []
     return [given] if isinstance(given, str) else list(given)
@@ -104,6 +128,8 @@ def _refuse_modes(config: GenerationConfig) -> None:
         raise ValueError(f"num_beams={config.num_beams}: beam search is not a decoding of one law and cannot be drafted; use num_beams=1 or model.generate")
     if config.guidance_scale not in (None, 1, 1.0):
         raise ValueError(f"guidance_scale={config.guidance_scale} needs a second forward pass per token, which is not supported; use model.generate")
+    if config.do_sample and config.top_p is not None and not 0 <= config.top_p <= 1:
+        raise ValueError(f"top_p={config.top_p} must lie between 0 and 1; 1 switches it off")
     if (config.num_return_sequences or 1) > 1 and not config.do_sample:
         raise ValueError(f"num_return_sequences={config.num_return_sequences} without do_sample=True returns equal texts; set do_sample=True or num_return_sequences=1")
 

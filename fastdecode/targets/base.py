@@ -14,6 +14,9 @@ class TargetState(Protocol):
 
     lengths: list[int]
 
+    def copy_row(self, source: int, row: int) -> None:
+        """Row `row` becomes a copy of the committed tokens of row `source`."""
+
 
 class TargetModel(Protocol):
     """A causal language model that can run a whole draft tree in one pass.
@@ -39,3 +42,14 @@ class TargetModel(Protocol):
 
     def commit(self, state: TargetState, rows: Sequence[int], path: torch.Tensor, accept_len: torch.Tensor) -> None:
         """Keeps the K/V of the root and of the accepted nodes (path int32 [B, N], accept_len int32 [B]), drops the rest."""
+
+
+def prefill_rows(target: TargetModel, state: TargetState, prompts: Sequence[Sequence[int]]) -> None:
+    """Fills the rows of an empty cache; the model runs once per distinct prompt, e.g. for many sequences of one prompt."""
+    first_row: dict[tuple[int, ...], int] = {}
+    for row, prompt in enumerate(prompts):
+        source = first_row.setdefault(tuple(prompt), row)
+        if source == row:
+            target.prefill(state, row, prompt)
+        else:
+            state.copy_row(source, row)

@@ -73,6 +73,13 @@ class KVSlots(Cache):
         else:
             buffer.transpose(1, 2)[self._index] = states.transpose(1, 2)
 
+    @torch.inference_mode()
+    def copy_row(self, source: int, row: int) -> None:
+        """Row `row` becomes a copy of the committed tokens of row `source`."""
+        length = self.lengths[row] = self.lengths[source]
+        for buffer in self.buffers():
+            buffer[row, :, :length] = buffer[source, :, :length]
+
     def reserve(self, length: int) -> None:
         """Makes room for `length` tokens per row, at least doubling so that growth costs nothing on average."""
         if length > self.capacity:

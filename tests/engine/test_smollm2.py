@@ -18,7 +18,10 @@ NEW_TOKENS = 32
 
 @pytest.fixture(scope="module")
 def smol():
-    return smollm2.load(torch.float32)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield smollm2.load(torch.float32)
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import transformers
 
 from fastdecode import SpeculativeGenerator, UnsupportedModelError
 from fastdecode.speculative.tree import Draft, DraftTree
+from fastdecode.targets.base import prefill_rows
 from fastdecode.targets.hf import HFTarget
 from tests.models import FAMILIES, random_prompt, small_model
 
@@ -105,3 +106,19 @@ def test_attention_that_works_differently_is_refused_not_decoded_wrongly():
     attention.__class__ = Odd
     with pytest.raises(UnsupportedModelError, match="differ from a plain forward pass"):
         HFTarget(model)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_equal_prompts_are_prefilled_once(family, monkeypatch):
+    target = HFTarget(small_model(family))
+    prompts = [random_prompt(n, seed=n)[:-1] for n in (21, 9, 21, 1, 9, 1)]
+    one_by_one, shared = target.new_state(6, 32), target.new_state(6, 32)
+    for row, prompt in enumerate(prompts):
+        target.prefill(one_by_one, row, prompt)
+    filled = []
+    prefill = target.prefill
+    monkeypatch.setattr(target, "prefill", lambda state, row, tokens: (filled.append(row), prefill(state, row, tokens)))
+    prefill_rows(target, shared, prompts)
+    assert filled == [0, 1, 3] and shared.lengths == one_by_one.lengths
+    for a, b in zip(shared.buffers(), one_by_one.buffers()):
+        assert a.equal(b)

@@ -34,7 +34,12 @@ def make_drafter(drafter: str | Drafter | PreTrainedModel | Sequence | None) -> 
     if isinstance(drafter, PreTrainedModel):
         return ModelDrafter(drafter)
     if isinstance(drafter, (list, tuple)):
-        return CompositeDrafter([make_drafter(d) for d in drafter])
+        members = [make_drafter(d) for d in drafter]
+        if None in members:
+            raise ValueError(f"drafter[{members.index(None)}] is none; leave it out of the list, or pass drafter='none' to decode without drafts")
+        return CompositeDrafter(members)
+    if isinstance(drafter, type):
+        raise TypeError(f"drafter is the class {drafter.__name__}; pass an object of it, e.g. {drafter.__name__}()")
     if not all(callable(getattr(drafter, method, None)) for method in ("begin", "propose", "observe", "end")):
         raise TypeError(f"drafter is {type(drafter).__name__}, expected a name, a transformers model, an object with begin/propose/observe/end, or a list of these")
     return drafter

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Sequence
 
 import numpy as np
@@ -11,6 +11,7 @@ from fastdecode import ops
 from fastdecode.speculative.drafters.base import Budget
 from fastdecode.speculative.processors import tree_probs
 from fastdecode.speculative.tree import Draft, DraftTree, Draws
+from fastdecode.targets.base import prefill_rows
 from fastdecode.targets.hf import HFTarget
 
 DRAFT = 1  # purpose word of random keys, see csrc/include/fastdecode/philox.cuh
@@ -20,7 +21,7 @@ DRAFT = 1  # purpose word of random keys, see csrc/include/fastdecode/philox.cuh
 class _State:
     requests: Sequence
     cache: Any
-    cached: list[list[int]] = field(default_factory=list)  # per row: tokens whose K/V are in the cache
+    cached: list[list[int]]  # per row: tokens whose K/V are in the cache
 
 
 class ModelDrafter:
@@ -39,9 +40,9 @@ class ModelDrafter:
     name = "model"
 
     def __init__(self, model: PreTrainedModel, num_tokens: int = 6, siblings: int = 1):
-        if not isinstance(num_tokens, int) or num_tokens < 1:
+        if not isinstance(num_tokens, int) or isinstance(num_tokens, bool) or num_tokens < 1:
             raise ValueError(f"num_tokens={num_tokens!r} must be a positive integer")
-        if not isinstance(siblings, int) or siblings < 0:
+        if not isinstance(siblings, int) or isinstance(siblings, bool) or siblings < 0:
             raise ValueError(f"siblings={siblings!r} must be an integer of at least 0")
         self.target = HFTarget(model)
         self.num_tokens, self.siblings = num_tokens, siblings
@@ -49,11 +50,9 @@ class ModelDrafter:
 
     def begin(self, requests: Sequence) -> _State:
         capacity = max(len(r.prompt) for r in requests) + 64
-        state = _State(requests, self.target.new_state(len(requests), capacity), [[] for _ in requests])
-        for row, request in enumerate(requests):
-            self.target.prefill(state.cache, row, self._known(request.prompt[:-1]))
-            state.cached[row] = list(request.prompt[:-1])
-        return state
+        cache = self.target.new_state(len(requests), capacity)
+        prefill_rows(self.target, cache, [self._known(r.prompt[:-1]) for r in requests])
+        return _State(requests, cache, [list(r.prompt[:-1]) for r in requests])
 
     def propose(self, state: _State, rows: Sequence[int], budgets: Sequence[Budget]) -> list[Draft]:
         chains = {r: _Chain(b) for r, b in zip(rows, budgets)}

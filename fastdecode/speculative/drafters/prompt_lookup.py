@@ -22,7 +22,7 @@ class PromptLookupDrafter:
 
     def __init__(self, max_ngram: int = 3, num_tokens: int = 10, branches: int = 2):
         for name, value in (("max_ngram", max_ngram), ("num_tokens", num_tokens), ("branches", branches)):
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}={value!r} must be a positive integer")
         self.max_ngram, self.num_tokens, self.branches = max_ngram, num_tokens, branches
 

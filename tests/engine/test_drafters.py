@@ -1,0 +1,188 @@
+"""What look-up drafters propose, and the trees made of it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from fastdecode.speculative.drafters import Budget, CompositeDrafter, PromptLookupDrafter, SuffixDrafter
+from fastdecode.speculative.tree import Draft, DraftTree, Draws, merge
+from tests.models import random_prompt
+from tests.trees import random_trees
+
+WIDE = Budget(nodes=40, depth=12, min_score=0.0)
+
+
+def propose(drafter, text: list[int], budget: Budget = WIDE, observed: list[int] = ()) -> Draft:
+    """The draft behind a prompt and the tokens emitted since."""
+    state = drafter.begin([SimpleNamespace(prompt=text, tokens=[])])
+    drafter.observe(state, 0, list(observed))
+    return drafter.propose(state, [0], [budget])[0]
+
+
+def paths(draft: Draft) -> list[tuple[int, ...]]:
+    """The tokens from the root down to every node."""
+    result: list[tuple[int, ...]] = []
+    for token, parent in zip(draft.tokens.tolist(), draft.parents.tolist()):
+        result.append((result[parent] if parent >= 0 else ()) + (token,))
+    return result
+
+
+def draft_of(*nodes: tuple[int, int, float]) -> Draft:
+    tokens, parents, scores = zip(*nodes)
+    return Draft(np.array(tokens, np.int32), np.array(parents, np.int32), np.array(scores, np.float32))
+
+
+def steps_occur(text: list[int], path: tuple[int, ...]) -> bool:
+    """Whether every step of the path was seen; the whole path need not be, as rare contexts are cut to shorter ones."""
+    seen = set(zip(text, text[1:]))
+    return all(step in seen for step in zip([text[-1], *path], path))
+
+
+def test_suffix_continues_repeated_text():
+    sentence = [1, 2, 3, 4, 5, 6, 7, 8]
+    assert (4, 5, 6, 7, 8) in paths(propose(SuffixDrafter(), sentence + [9] + sentence[:3]))
+    assert (4, 5, 6, 7, 8) in paths(propose(SuffixDrafter(), sentence + [9], observed=sentence[:3]))
+    assert len(propose(SuffixDrafter(), [1, 2, 3, 4])) == 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("drafter", [SuffixDrafter, PromptLookupDrafter], ids=["suffix", "prompt_lookup"])
+def test_drafts_are_well_formed_and_made_of_steps_that_occurred(drafter, seed):
+    rng = np.random.default_rng(seed)
+    text = rng.integers(0, 4, 300).tolist()
+    draft = propose(drafter(), text)
+    found = paths(draft)
+    assert len(draft) and len(set(found)) == len(found), "siblings are distinct"
+    assert all(steps_occur(text, path) for path in found)
+    for node, parent in enumerate(draft.parents.tolist()):
+        assert parent < node and (parent < 0 or draft.scores[node] <= draft.scores[parent])
+    assert ((draft.scores > 0) & (draft.scores <= 1)).all()
+
+
+@pytest.mark.parametrize("budget", [Budget(1, 12, 0.0), Budget(7, 2, 0.0), Budget(40, 12, 0.3), Budget(0, 5, 0.0), Budget(5, 0, 0.0)])
+def test_suffix_respects_its_budget(budget):
+    for seed in range(5):
+        draft = propose(SuffixDrafter(), np.random.default_rng(seed).integers(0, 4, 200).tolist(), budget)
+        assert len(draft) <= budget.nodes
+        assert max(map(len, paths(draft)), default=0) <= budget.depth
+        assert (draft.scores >= budget.min_score).all()
+
+
+def test_suffix_with_one_repeated_id():
+    draft = propose(SuffixDrafter(), [3] * 50_000)
+    assert paths(draft) == [(3,) * n for n in range(1, len(draft) + 1)] and len(draft) == WIDE.depth
+
+
+def test_suffix_corpus_is_used_up_to_the_borders_of_its_documents():
+    drafter = SuffixDrafter(corpus=[[1, 2, 3, 4], [5, 6, 7]])
+    assert paths(propose(drafter, [9, 1, 2]))[:2] == [(3,), (3, 4)]
+    assert all(5 not in path for path in paths(propose(drafter, [9, 1, 2])))
+    assert len(propose(drafter, [9, 4])) == 0, "nothing follows the end of a document"
+    assert (7,) in paths(propose(drafter, [9, 5, 6]))
+
+
+def test_suffix_remembers_finished_requests_only_when_asked_to():
+    for remember in (False, True):
+        drafter = SuffixDrafter(remember=remember)
+        request = SimpleNamespace(prompt=[1, 2, 3], tokens=[4, 5])
+        state = drafter.begin([request])
+        drafter.observe(state, 0, request.tokens)
+        drafter.end(state, 0)
+        assert ((4, 5) in paths(propose(drafter, [9, 2, 3]))) == remember
+
+
+@pytest.mark.parametrize(
+    "text, max_ngram, want",
+    [
+        ([1, 2, 3, 1, 2], 2, [3, 1, 2]),
+        ([7, 2, 8, 1, 2, 9, 1, 2], 2, [9, 1, 2]),  # the longer context wins over the earlier one
+        ([7, 2, 8, 1, 2, 9, 1, 2], 1, [8, 1, 2, 9, 1, 2]),  # one token: its earliest occurrence
+        ([1, 2, 3, 1, 2, 4, 1, 2], 2, [3, 1, 2, 4, 1, 2]),  # equal length: the earliest occurrence
+        ([4, 4, 4], 2, [4]),
+        ([1, 2, 3], 3, []),
+        ([1], 3, []),
+    ],
+)
+def test_prompt_lookup_follows_the_rule_of_transformers(text, max_ngram, want):
+    draft = propose(PromptLookupDrafter(max_ngram=max_ngram, branches=1), text)
+    assert draft.tokens.tolist() == want and draft.parents.tolist() == list(range(-1, len(want) - 1))
+
+
+def test_prompt_lookup_equals_transformers_on_random_text():
+    from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
+
+    theirs = PromptLookupCandidateGenerator(num_output_tokens=5, max_matching_ngram_size=3, max_length=10_000)
+    for seed in range(30):
+        text = np.random.default_rng(seed).integers(0, 5, 5 + 2 * seed).tolist()
+        candidates, _ = theirs.get_candidates(torch.tensor([text]))
+        ours = propose(PromptLookupDrafter(max_ngram=3, num_tokens=5, branches=1), text)
+        assert ours.tokens.tolist() == candidates[0, len(text) :].tolist()
+
+
+def test_prompt_lookup_branches_and_limits():
+    text = [1, 2, 3, 9, 1, 2, 4, 9, 1, 2, 5, 9, 1, 2]
+    first = lambda branches: [p[0] for p in paths(propose(PromptLookupDrafter(max_ngram=2, branches=branches, num_tokens=3), text)) if len(p) == 1]
+    assert first(1) == [3] and first(2) == [3, 5] and first(3) == [3, 5, 4]
+    assert len(propose(PromptLookupDrafter(), text, Budget(4, 3, 0.0))) == 4
+    assert max(map(len, paths(propose(PromptLookupDrafter(), text, Budget(9, 2, 0.0))))) == 2
+
+
+def test_merge_is_the_union_of_the_paths():
+    a = draft_of((1, -1, 0.9), (2, 0, 0.5), (3, 1, 0.2))
+    b = draft_of((1, -1, 0.4), (4, 0, 0.3), (5, -1, 0.6))
+    merged = merge([a, b], 10)
+    assert set(paths(merged)) == set(paths(a)) | set(paths(b))
+    assert dict(zip(paths(merged), merged.scores.tolist()))[(1,)] == pytest.approx(0.9), "the better estimate stays"
+
+
+def test_merge_keeps_the_best_nodes_and_their_parents():
+    for seed in range(10):
+        texts = [random_prompt(60, seed), np.random.default_rng(seed).integers(0, 4, 80).tolist()]
+        drafts = [propose(SuffixDrafter(), texts[1]), propose(PromptLookupDrafter(), texts[1])]
+        whole = merge(drafts, 1000)
+        scores = dict(zip(paths(whole), whole.scores.tolist()))
+        for size in (0, 1, 5, 12):
+            kept = paths(merge(drafts, size))
+            assert len(kept) == min(size, len(whole)) and all(p[:-1] in kept for p in kept if len(p) > 1)
+            assert sorted(scores[p] for p in kept) == sorted(sorted(scores.values(), reverse=True)[: len(kept)]), seed
+
+
+def test_merge_copes_with_scores_that_rise():
+    kept = merge([draft_of((1, -1, 0.1), (2, 0, 0.9)), draft_of((5, -1, 0.5))], 2)
+    assert paths(kept) == [(1,), (5,)] or paths(kept) == [(5,), (1,)], "no child without its parent"
+
+
+def test_drawn_drafts_are_not_merged():
+    drawn = draft_of((1, -1, 0.5))
+    drawn = Draft(drawn.tokens, drawn.parents, drawn.scores, (Draws(-1, [1], torch.ones(4) / 4),))
+    with pytest.raises(ValueError, match="drawn at random"):
+        merge([drawn], 4)
+    composite = CompositeDrafter([SuffixDrafter()])
+    fixed = draft_of((2, -1, 0.1))
+    assert composite._combine([drawn, fixed], WIDE).tokens.tolist() == [2] and composite._combine([drawn], WIDE) is drawn
+
+
+@pytest.mark.parametrize("nodes", [1, 5, 64, 65, 130])
+def test_tree_identities(nodes):
+    random = random_trees(3, nodes, vocab=12, seed=nodes)
+    sizes = [nodes, max(1, nodes // 2), 1]
+    draft = lambda b, n: Draft(random.tokens[b, 1:n].numpy(), random.parents[b, 1:n].numpy() - 1, np.ones(n - 1, np.float32))
+    tree = DraftTree.build([70, 71, 72], [draft(b, n) for b, n in enumerate(sizes)])
+    assert tree.num_nodes.tolist() == sizes and tree.tokens[:, 0].tolist() == [70, 71, 72] and tree.shape == (3, nodes)
+    visible = (tree.ancestors[..., None] >> torch.arange(64) & 1).flatten(2)[..., :nodes].bool()  # [B, N, N]
+    assert (visible.sum(-1) == tree.depth + 1).all()
+    assert not visible.triu(1).any() and visible.diagonal(dim1=1, dim2=2).all()
+    for b, size in enumerate(sizes):
+        assert (tree.parents[b, size:] == -1).all() and (tree.depth[b, size:] == 0).all() and (tree.first_child[b, size:] == -1).all()
+        for node in range(size):
+            child, children = int(tree.first_child[b, node]), []
+            while child >= 0:
+                children.append(child)
+                assert int(tree.parents[b, child]) == node and visible[b, child, node]
+                child = int(tree.next_sibling[b, child])
+            assert children == [i for i in range(1, size) if tree.parents[b, i] == node]
+            assert len({int(tree.tokens[b, c]) for c in children}) == len(children)
+            ancestors = [i for i in range(1, nodes) if visible[b, node, i]]
+            assert tree.path_tokens(b, node) == [int(tree.tokens[b, i]) for i in ancestors]
