@@ -54,8 +54,12 @@ def find_nvcc() -> str | None:
     return nvcc
 
 
+def cuda_archs() -> tuple[str, ...]:
+    return tuple(filter(None, os.environ.get("FASTDECODE_CUDA_ARCHS", "").split(";"))) or CUDA_ARCHS
+
+
 def cuda_arch_flags() -> str:
-    archs = os.environ.get("FASTDECODE_CUDA_ARCHS", "").split(";") if os.environ.get("FASTDECODE_CUDA_ARCHS") else CUDA_ARCHS
+    archs = cuda_archs()
     sass = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
     return " ".join([*sass, f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"])
 
@@ -87,6 +91,7 @@ class NinjaBuild(build_ext):
             target = base / "_csrc"
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(CSRC / "include", target / "include")
+            shutil.copytree(CSRC / "ops/cpu", target / "ops/cpu", ignore=shutil.ignore_patterns("*.cpp"))  # the argument structs
 
     def build_extension(self, ext):
         # The object directory is named after everything that changes what is compiled, so switching never reuses an object.
@@ -105,7 +110,7 @@ class NinjaBuild(build_ext):
 
         cxx = os.environ.get("CXX", "g++")
         includes = " ".join(f"-I{p}" for p in (CSRC / "include", CSRC, pybind11.get_include(), sysconfig.get_path("include")))
-        defines = f'-DFASTDECODE_VERSION=\\"{VERSION}\\" -DFASTDECODE_MODULE={ext.name.rsplit(".", 1)[-1]}'
+        defines = f'-DFASTDECODE_VERSION=\\"{VERSION}\\" -DFASTDECODE_MODULE={ext.name.rsplit(".", 1)[-1]} -DFASTDECODE_CUDA_ARCHS=\\"{",".join(cuda_archs())}\\"'
         nvcc = ext.nvcc or "false"
         # nvcc links its static runtime, which looks for the driver only at run time: the module imports without a GPU.
         link = f"{nvcc} -shared -cudart static $in -o $out" if ext.nvcc else f"{cxx} -shared -fopenmp $in -o $out"

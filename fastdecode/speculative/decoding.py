@@ -14,6 +14,7 @@ from fastdecode.ops import TreePath
 from fastdecode.results import TokenLogprobs
 from fastdecode.speculative.drafters import Budget, Drafter
 from fastdecode.speculative.request import Request
+from fastdecode.speculative.step_cost import StepCost
 from fastdecode.speculative.tree import Draft, DraftTree
 from fastdecode.speculative.verifiers import Verifier, choose_verifier
 from fastdecode.targets.base import TargetModel, TargetState, prefill_rows
@@ -26,11 +27,13 @@ class Options:
     Attributes:
         max_draft: draft tokens per request and round; 0 decodes plainly.
         min_score: nodes with a lower estimated chance of acceptance are not drafted.
+        adaptive: cut drafts to the size that measured costs and acceptance estimates favour.
         logprobs: how many top log-probabilities to keep per token; None keeps nothing.
     """
 
     max_draft: int
     min_score: float
+    adaptive: bool = True
     logprobs: int | None = None
 
 
@@ -46,8 +49,8 @@ class Decoding:
     """Decodes a batch of requests, one round per `step`; rows leave the batch as they finish."""
 
     @torch.inference_mode()
-    def __init__(self, target: TargetModel, drafter: Drafter | None, verifier: Verifier | None, requests: Sequence[Request], options: Options, kept: KeptCache):
-        self.target, self.verifier, self.requests, self.options, self.kept = target, verifier, list(requests), options, kept
+    def __init__(self, target: TargetModel, drafter: Drafter | None, verifier: Verifier | None, requests: Sequence[Request], options: Options, kept: KeptCache, cost: StepCost):
+        self.target, self.verifier, self.requests, self.options, self.kept, self.cost = target, verifier, list(requests), options, kept, cost
         self.drafter = drafter if options.max_draft else None
         self.active = list(range(len(self.requests)))
         self.logprobs: list[list[TokenLogprobs]] = [[] for _ in self.requests]
@@ -66,8 +69,10 @@ class Decoding:
         requests = [self.requests[r] for r in rows]
         with self._timed("draft"):
             tree = self._tree(rows, requests)
+        start = time.perf_counter()
         with self._timed("target"):
             logits = self.target.forward(self.state, rows, tree)
+        self.cost.record(tree.tokens.numel(), time.perf_counter() - start)
         with self._timed("verify"):
             verdict = self._verify(tree, logits, requests)
             emitted = [self._emit(b, r, tree, verdict) for b, r in enumerate(rows)]
@@ -115,7 +120,8 @@ class Decoding:
         for r in rows:
             room = self.requests[r].remaining - 1  # the last token of a round is the target's own
             budgets.append(Budget(self.options.max_draft if room else 0, min(self.options.max_draft, room), self.options.min_score, self.round))
-        return self.drafter.propose(self.draft_state, rows, budgets)
+        drafts = self.drafter.propose(self.draft_state, rows, budgets)
+        return self.cost.trim(drafts) if self.options.adaptive else drafts
 
     def _verify(self, tree: DraftTree, logits: torch.Tensor, requests: Sequence[Request]) -> TreePath:
         verifier = choose_verifier(self.verifier, tree, requests)

@@ -15,11 +15,12 @@ from fastdecode.speculative.drafters.pairing import pair_with_target
 from fastdecode.speculative.inputs import token_ids
 from fastdecode.speculative.prepare import make_requests
 from fastdecode.speculative.request import Request
+from fastdecode.speculative.step_cost import StepCost
 from fastdecode.speculative.streaming import TextStream
 from fastdecode.speculative.verifiers import Verifier, make_verifier
 from fastdecode.targets.hf import HFTarget
 
-DEFAULT_DRAFT = 12
+DEFAULT_DRAFT = 16
 
 
 class SpeculativeGenerator:
@@ -35,8 +36,8 @@ class SpeculativeGenerator:
             `Drafter`, or a list of these (merged into one tree).
         verifier: "auto" picks the rule that fits how drafts were made; or one of `VERIFIERS`.
         max_draft: draft tokens per round and request.
-        min_score: drafts whose estimated chance of acceptance is lower are left out; about the cost of one more token in
-            a forward pass, relative to the pass.
+        min_score: drafts whose estimated chance of acceptance is lower are never made. Those that are made are cut to the
+            size that is worth it at the measured cost of a pass.
         target: "auto" or "hf".
         draft_tokenizer: of a draft model, to check that it matches.
 
@@ -52,7 +53,7 @@ class SpeculativeGenerator:
         drafter: str | Drafter | PreTrainedModel | Sequence | None = "auto",
         verifier: str | Verifier = "auto",
         max_draft: int = DEFAULT_DRAFT,
-        min_score: float = 0.08,
+        min_score: float = 0.02,
         target: str = "auto",
         draft_tokenizer=None,
     ):
@@ -69,6 +70,7 @@ class SpeculativeGenerator:
         pair_with_target(self.drafter, self.target.vocab_size, tokenizer, draft_tokenizer)
         self._lock = threading.RLock()  # one forward pass at a time: calls from several threads take turns
         self._kept = KeptCache()
+        self._cost = StepCost()
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, drafter: Any = "auto", dtype: str | torch.dtype = "auto", device: str | None = None, **kwargs) -> "SpeculativeGenerator":
@@ -135,7 +137,8 @@ class SpeculativeGenerator:
         return generate_from_prepared(self, input_ids, model_kwargs.get("attention_mask"), logits_processor, stopping_criteria, generation_config)
 
     def _start(self, prompts, generation_config, *, stop=(), seed=None, speculate="auto", logprobs=None, detokenize=False, **kwargs) -> Decoding:
-        options = Options(self._draft_length(speculate), 0.0 if _is_count(speculate) else self.min_score, logprobs)
+        fixed = _is_count(speculate)
+        options = Options(self._draft_length(speculate), 0.0 if fixed else self.min_score, not fixed, logprobs)
         if logprobs is not None and (not _is_count(logprobs) or logprobs > self.target.vocab_size):
             raise ValueError(f"logprobs={logprobs!r} must be an integer from 0 to {self.target.vocab_size}")
         if seed is not None and not (_is_count(seed) and seed < 2**63):
@@ -148,7 +151,7 @@ class SpeculativeGenerator:
     def decode(self, requests: list[Request], options: Options) -> Decoding:
         """Starts decoding prepared requests (prefill included)."""
         with self._lock:
-            return Decoding(self.target, self.drafter, self.verifier, requests, options, self._kept)
+            return Decoding(self.target, self.drafter, self.verifier, requests, options, self._kept, self._cost)
 
     def _step(self, decoding: Decoding) -> list[tuple[int, list[int]]]:
         with self._lock:

@@ -15,6 +15,14 @@ from fastdecode.targets.attention import Step, attention_configs, running
 from fastdecode.targets.slots import KVSlots
 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
+TESTED_FAMILIES = {  # of models whose attention goes through the interface of transformers; others are checked at load
+    "Llama (SmolLM2, Llama 3)": "random configurations and SmolLM2-135M-Instruct",
+    "Mistral": "random configurations, sliding window included",
+    "Qwen2, Qwen2.5": "random configurations",
+    "Qwen3": "random configurations",
+    "Gemma 3 (text)": "random configurations, sliding and full layers",
+    "GPT-2": "random configurations",
+}
 PREFILL_CHUNK = 512  # bounds the mask and the logits of a long prompt
 
 

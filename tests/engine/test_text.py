@@ -19,7 +19,7 @@ def scripted(llama, tokenizer, text: str, length: int = 6, ending: list[int] | N
         done = len(ids) - len(prompt)
         return [wanted[done]] if done < len(wanted) else [EOS]
 
-    return SpeculativeGenerator(llama, tokenizer, drafter=OracleDrafter([wanted], length=length)), dict(prefix_allowed_tokens_fn=push, max_new_tokens=100), wanted
+    return SpeculativeGenerator(llama, tokenizer, drafter=OracleDrafter([wanted], length=length)), dict(prefix_allowed_tokens_fn=push, max_new_tokens=100, speculate=16), wanted
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 8])

@@ -24,13 +24,31 @@ def available(name: str) -> str | None:
     return None
 
 
-@pytest.fixture(params=["reference", *LEVELS, pytest.param("cuda", marks=pytest.mark.gpu)])
+SEEDS = [1, 2, 3]  # thread orders of the simulated GPU
+
+
+@pytest.fixture(params=["reference", *LEVELS, *(f"cuda-sim-{seed}" for seed in SEEDS), pytest.param("cuda", marks=pytest.mark.gpu)])
 def impl(request):
+    if request.param.startswith("cuda-sim"):
+        simulator = simulator_for(request)
+        simulator.set_seed(int(request.param.rsplit("-", 1)[1]))
+        with implementation("cuda-sim", simulator):
+            yield "cuda-sim"
+        return
     reason = available(request.param)
     if reason:
         pytest.skip(reason)
     with implementation(request.param):
         yield request.param
+
+
+def simulator_for(request):
+    """The host build of the CUDA sources, if it holds the operation that the test's file is named after."""
+    operation = request.module.__name__.rsplit("test_", 1)[1]
+    simulator = request.getfixturevalue("cuda_simulator")
+    if not hasattr(simulator, operation):
+        pytest.skip(f"{operation} has no CUDA version")
+    return simulator
 
 
 @pytest.fixture
@@ -43,5 +61,5 @@ def rows(impl):
     """How many rows a statistical test draws: fewer where an implementation is slow."""
     if impl == "reference":
         pytest.skip("too slow for statistics; the tests of equality tie it to the others")
-    share = {"cuda-sim": 20}.get(impl, 1)
+    share = {"cuda-sim": 100}.get(impl, 1)
     return lambda count: count // share

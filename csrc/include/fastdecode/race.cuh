@@ -12,10 +12,12 @@
 namespace fastdecode {
 
 struct Race {
-  double time = INFINITY;  // finishing time of the winner so far
-  int32_t token = -1;      // -1: nobody with mass yet
-  bool valid = true;       // false once a weight was NaN or infinite
+  double time;    // finishing time of the winner so far
+  int32_t token;  // -1: nobody with mass yet
+  int32_t valid;  // 0 once a weight was NaN or infinite
 };
+
+FD_HD static inline Race race_start() { return Race{double(INFINITY), -1, 1}; }
 
 // The token the race was won by, -1 for a row that is invalid or has no mass.
 FD_HD static inline int32_t race_result(const Race& race) { return race.valid ? race.token : -1; }
@@ -44,7 +46,7 @@ FD_HD static inline void race_enter(Race& race, const Stream& s, uint32_t token,
 FD_HD static inline void race_enter4(Race& race, const Stream& s, uint32_t block, const double* weights) {
   bool any = false;
   for (int i = 0; i < 4; ++i) {
-    if (!(weights[i] <= DBL_MAX)) race.valid = false;
+    if (!(weights[i] <= DBL_MAX)) race.valid = 0;
     any |= weights[i] > 0;
   }
   if (!any || !race.valid) return;

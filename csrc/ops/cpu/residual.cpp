@@ -19,7 +19,7 @@ double residual_mass(const ResidualRow& row) {
 }
 
 int32_t race_row(const ResidualRow& row, const Stream& stream) {
-  Race race;
+  Race race = race_start();
   for (int64_t v = 0; v < row.vocab; v += 4) {
     double w[4];
     for (int i = 0; i < 4; ++i) w[i] = v + i < row.vocab ? weight(row, v + i) : 0;
@@ -43,7 +43,7 @@ void reject_draw(RejectionState& state) {
 }
 
 int32_t race_weights(const double* weights, int64_t vocab, const Stream& stream) {
-  Race race;
+  Race race = race_start();
   for (int64_t v = 0; v < vocab; v += 4) {
     double w[4];
     for (int i = 0; i < 4; ++i) w[i] = v + i < vocab ? weights[v + i] : 0;

@@ -65,7 +65,7 @@ static inline __m256i tail_mask(int64_t left) {
 }
 
 int32_t race_row(const ResidualRow& row, const Stream& stream) {
-  Race race;
+  Race race = race_start();
   const __m256 to_unit = _mm256_set1_ps(float(0x1p-31 * (1 - 0x1p-18)));
   for (int64_t v = 0; v < row.vocab; v += 32) {
     __m256 w[4], positive[4];

@@ -61,7 +61,7 @@ static inline __m512 screen_weights(const ResidualRow& row, int64_t v, __mmask16
 static inline __mmask16 tail_mask(int64_t left) { return left >= 16 ? __mmask16(0xFFFF) : left <= 0 ? __mmask16(0) : __mmask16((1u << left) - 1); }
 
 int32_t race_row(const ResidualRow& row, const Stream& stream) {
-  Race race;
+  Race race = race_start();
   const __m512 to_unit = _mm512_set1_ps(float(0x1p-32 * (1 - 0x1p-18)));
   for (int64_t v = 0; v < row.vocab; v += 64) {
     __m512 w[4];

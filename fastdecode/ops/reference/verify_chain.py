@@ -1,6 +1,6 @@
 import torch
 
-from fastdecode.ops.reference.philox import Purpose, coin, node_stream, race
+from fastdecode.ops.reference.race import Purpose, coin, node_key, race
 
 NO_MASS = 1e-12  # a residual below this exists through rounding only
 
@@ -16,7 +16,7 @@ def follow(p, q, scale, key, position) -> int:
     weights = p.double() if q is None else residual(p, q, scale)
     if q is not None and float(weights.sum()) < NO_MASS:
         weights = p.double()
-    return race(weights, node_stream(key, position, Purpose.RESIDUAL))
+    return race(weights, node_key(key, position, Purpose.RESIDUAL))
 
 
 def at(row: torch.Tensor, token: int) -> float:

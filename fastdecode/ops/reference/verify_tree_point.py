@@ -1,6 +1,6 @@
 import torch
 
-from fastdecode.ops.reference.philox import node_stream, race
+from fastdecode.ops.reference.race import node_key, race
 from fastdecode.ops.reference.verify_tree_greedy import children, padded
 
 
@@ -10,7 +10,7 @@ def verify_tree_point(tokens, first_child, next_sibling, probs, key):
     for b in range(batch):
         path = [0]
         while True:
-            drawn = race(probs[b, path[-1]], node_stream(key[b], len(path) - 1))
+            drawn = race(probs[b, path[-1]], node_key(key[b], len(path) - 1))
             match = [c for c in children(first_child[b], next_sibling[b], path[-1]) if int(tokens[b, c]) == drawn]
             if drawn < 0 or not match:
                 break

@@ -1,13 +1,13 @@
 import torch
 
-from fastdecode.ops.reference.philox import Purpose, coin, node_stream, race
+from fastdecode.ops.reference.race import Purpose, coin, node_key, race
 from fastdecode.ops.reference.verify_chain import NO_MASS
 from fastdecode.ops.reference.verify_tree_greedy import children, padded
 
 
 def keep(p, q, draws, key, node, replacement):
     """The token kept after one node, and whether it is one of the draws. p, q: float32 [V]; draws: token ids in draw order."""
-    last = node_stream(key, node, Purpose.RESIDUAL)
+    last = node_key(key, node, Purpose.RESIDUAL)
     target, law, mass, law_mass = p.double(), q.double(), 1.0, 1.0
     inside = torch.ones_like(target, dtype=torch.bool)
     for number, token in enumerate(draws):

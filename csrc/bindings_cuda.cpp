@@ -1,0 +1,65 @@
+// Table of contents of the CUDA module, and of its twin on the host shim: the signatures of bindings.cpp with a trailing stream.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "ops/cuda/launchers.h"
+#if defined(FASTDECODE_SIM)
+#include "sim/device.h"
+#endif
+
+namespace py = pybind11;
+using namespace fastdecode;
+
+namespace {
+
+using Ptr = uintptr_t;
+using Unlocked = py::call_guard<py::gil_scoped_release>;
+
+template <class T>
+T* at(Ptr p) {
+  return reinterpret_cast<T*>(p);
+}
+
+#if !defined(FASTDECODE_SIM)
+// "80,90" -> {"sm_80", "sm_90"}
+std::vector<std::string> architectures() {
+  std::vector<std::string> result;
+  std::istringstream all(FASTDECODE_CUDA_ARCHS);
+  for (std::string one; std::getline(all, one, ',');) result.push_back("sm_" + one);
+  return result;
+}
+#endif
+
+}  // namespace
+
+PYBIND11_MODULE(FASTDECODE_MODULE, m) {
+  m.attr("__version__") = FASTDECODE_VERSION;
+#if defined(FASTDECODE_SIM)
+  m.def("set_seed", &sim::set_seed);
+#else
+  m.attr("architectures") = architectures();
+#endif
+
+  m.def("kv_compact", [](Ptr buffers, int64_t count, int64_t slot_rows, int64_t heads, int64_t slots, int64_t dim_bytes, int64_t row_stride, int64_t head_stride, int64_t slot_stride, Ptr rows, Ptr path, Ptr accept_len, Ptr lengths, int64_t batch, int64_t nodes, Ptr stream) {
+    cuda::kv_compact({at<int64_t>(buffers), count, slot_rows, heads, slots, dim_bytes, row_stride, head_stride, slot_stride, at<int32_t>(rows), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(lengths), batch, nodes}, at<void>(stream));
+  }, Unlocked());
+  m.def("verify_block", [](Ptr tokens, Ptr q, Ptr p, Ptr num, Ptr key, int64_t batch, int64_t length, int64_t vocab, Ptr accept_len, Ptr next_token, Ptr stream) {
+    cuda::verify_block({at<int32_t>(tokens), at<float>(q), at<float>(p), at<int32_t>(num), at<int64_t>(key), batch, length, vocab, at<int32_t>(accept_len), at<int32_t>(next_token)}, at<void>(stream));
+  }, Unlocked());
+  m.def("verify_chain", [](Ptr tokens, Ptr q, Ptr p, Ptr num, Ptr key, int64_t batch, int64_t length, int64_t vocab, Ptr accept_len, Ptr next_token, Ptr stream) {
+    cuda::verify_chain({at<int32_t>(tokens), at<float>(q), at<float>(p), at<int32_t>(num), at<int64_t>(key), batch, length, vocab, at<int32_t>(accept_len), at<int32_t>(next_token)}, at<void>(stream));
+  }, Unlocked());
+  m.def("verify_tree_greedy", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr choice, int64_t batch, int64_t nodes, Ptr path, Ptr accept_len, Ptr next_token, Ptr stream) {
+    cuda::verify_tree_greedy({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<int32_t>(choice), batch, nodes, at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)}, at<void>(stream));
+  }, Unlocked());
+  m.def("verify_tree_point", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr probs, Ptr key, int64_t batch, int64_t nodes, int64_t vocab, Ptr path, Ptr accept_len, Ptr next_token, Ptr stream) {
+    cuda::verify_tree_point({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<float>(probs), at<int64_t>(key), batch, nodes, vocab, at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)}, at<void>(stream));
+  }, Unlocked());
+  m.def("verify_tree_recursive", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr p, Ptr q, Ptr key, Ptr draw_offsets, Ptr draw_tokens, int64_t batch, int64_t nodes, int64_t vocab, int64_t draws, int replacement, Ptr workspace, Ptr path, Ptr accept_len, Ptr next_token, Ptr stream) {
+    cuda::verify_tree_recursive({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<float>(p), at<float>(q), at<int64_t>(key), at<int32_t>(draw_offsets), at<int32_t>(draw_tokens), batch, nodes, vocab, draws, replacement, at<double>(workspace), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)}, at<void>(stream));
+  }, Unlocked());
+}

@@ -1,0 +1,21 @@
+// The CUDA operations: as their CPU namesakes, queued on a stream (a cudaStream_t). Throw std::runtime_error when a launch fails.
+#pragma once
+
+#include "ops/cpu/kv_compact.h"
+#include "ops/cpu/verify_chain.h"
+#include "ops/cpu/verify_tree_greedy.h"
+#include "ops/cpu/verify_tree_point.h"
+#include "ops/cpu/verify_tree_recursive.h"
+
+namespace fastdecode {
+namespace cuda {
+
+void kv_compact(const KvCompactArgs& args, void* stream);
+void verify_block(const VerifyChainArgs& args, void* stream);
+void verify_chain(const VerifyChainArgs& args, void* stream);
+void verify_tree_greedy(const VerifyTreeGreedyArgs& args, void* stream);
+void verify_tree_point(const VerifyTreePointArgs& args, void* stream);
+void verify_tree_recursive(const VerifyTreeRecursiveArgs& args, void* stream);
+
+}  // namespace cuda
+}  // namespace fastdecode

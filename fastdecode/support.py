@@ -1,0 +1,36 @@
+"""The tables of supported models and methods, made from the code; the README holds a copy that a test compares."""
+
+from __future__ import annotations
+
+import inspect
+
+from fastdecode.speculative.drafters import DRAFTERS, CompositeDrafter, ModelDrafter
+from fastdecode.speculative.verifiers import VERIFIERS
+from fastdecode.targets.hf import TESTED_FAMILIES
+
+
+def markdown() -> str:
+    """Three Markdown tables: drafters, verifiers, model families."""
+    drafters = {**DRAFTERS, "a draft model": ModelDrafter, "a list of drafters": CompositeDrafter}
+    parts = [
+        _table(("drafter", "what it does"), [(_code(name), _summary(kind)) for name, kind in drafters.items()]),
+        _table(("verifier", "rule", "lossless"), [(_code(name), _summary(type(v)), "yes" if v.lossless else "no") for name, v in VERIFIERS.items()]),
+        _table(("model family", "tested with"), list(TESTED_FAMILIES.items())),
+    ]
+    return "\n\n".join(parts)
+
+
+def _code(name: str) -> str:
+    return name if " " in name else f"`{name}`"
+
+
+def _summary(kind: type) -> str:
+    return inspect.getdoc(kind).split("\n\n")[0].split("\n")[0].rstrip(".")
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ("---",) * len(header), *rows))
+
+
+if __name__ == "__main__":
+    print(markdown())

@@ -1,0 +1,69 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from fastdecode import __version__
+from fastdecode.cli import app
+from tests import smollm2
+
+runner = CliRunner()
+
+
+def run(*arguments: str, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "fastdecode.cli", *arguments], capture_output=True, text=True, **kwargs)
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "env", "pull", "demo", "bench"])
+def test_every_command_has_help(command):
+    result = runner.invoke(app, [command, "--help"])
+    assert result.exit_code == 0 and "Usage" in result.output
+
+
+def test_env_json_names_every_operation():
+    from fastdecode import ops
+
+    facts = json.loads(runner.invoke(app, ["env", "--json"]).stdout)
+    assert facts["versions"]["fastdecode"] == __version__
+    assert {name for name in ops.__all__ if name.islower() and name != "implementation"} <= set(facts["operations"])
+    assert facts["read_bandwidth_gb_per_s"]["memory"] > 0
+
+
+def test_wrong_values_end_with_one_line_and_code_2():
+    result = run("pull", "no-such-model")
+    assert result.returncode == 2 and "no-such-model" in result.stderr and "Traceback" not in result.stderr
+    result = run("generate", "hi", "--model", "/nowhere/at/all")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert run("generate", "hi", "--max-new-tokens", "0").returncode == 2
+
+
+@pytest.mark.model
+def test_generate_streams_text_and_prints_statistics():
+    smollm2.path()
+    result = run("generate", "Name one color.", "--max-new-tokens", "8", "--stats")
+    assert result.returncode == 0 and result.stdout.strip() and "mean acceptance length" in result.stderr
+
+
+@pytest.mark.model
+def test_pull_prints_the_directory():
+    assert run("pull", "SMOLLM2-135M-instruct", "--print-path").stdout.strip() == smollm2.path()
+
+
+@pytest.mark.model
+def test_chat_answers_and_ends_at_an_empty_line():
+    result = run("chat", "--max-new-tokens", "6", input="hello\n\n")
+    assert result.returncode == 0 and len(result.stdout.strip()) > 2
+
+
+@pytest.mark.model
+def test_bench_writes_its_report(tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"question_id": 1, "category": "qa", "turns": ["Say hi hi hi."]}) + "\n")
+    report = tmp_path / "report.json"
+    result = run("bench", "speculative", "--prompts", str(prompts), "--methods", "hf,hf-prompt-lookup,plain,suffix", "--max-new-tokens", "8", "--repeats", "1", "--dtype", "float32", "--json", str(report))
+    assert result.returncode == 0, result.stderr
+    data = json.loads(report.read_text())
+    assert data["schema"] == 1 and set(data["methods"]) == {"hf", "hf-prompt-lookup", "plain", "suffix"}
+    assert data["methods"]["suffix"]["identical_to_plain"] == 1
