@@ -58,7 +58,7 @@ def exact_pair_law(model, settings: dict) -> torch.Tensor:
 
 def drawn_pairs(generator: SpeculativeGenerator, settings: dict, n: int) -> torch.Tensor:
     """int64 [n], first token * V + second; the drafts must have been kept sometimes and refused sometimes."""
-    results = generator.generate(PROMPT, num_return_sequences=n, seed=11, **sampling(settings))
+    results = generator.generate(PROMPT, num_return_sequences=n, seed=11, speculate=12, **sampling(settings))  # a fixed size: drafts never give way to cost
     drafted, accepted = (sum(getattr(r.stats, name) for r in results) for name in ("drafted", "accepted"))
     assert 0.05 * drafted < accepted < 0.95 * drafted and drafted >= n
     return torch.tensor([r.token_ids[0] * VOCAB + r.token_ids[1] for r in results])
@@ -104,20 +104,20 @@ class DrawnTreeDrafter:
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_suffix_drafts(target, settings):
-    generator = SpeculativeGenerator(target, drafter=SuffixDrafter(), min_score=0.0)
+    generator = SpeculativeGenerator(target, drafter=SuffixDrafter())
     assert_follows(drawn_pairs(generator, settings, 4000), exact_pair_law(target, settings))
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("verifier", ["chain", "block", "recursive", "auto"])
 def test_model_drafts(target, draft_model, verifier, settings):
-    generator = SpeculativeGenerator(target, drafter=ModelDrafter(draft_model), verifier=verifier, min_score=0.0)
+    generator = SpeculativeGenerator(target, drafter=ModelDrafter(draft_model), verifier=verifier)
     assert_follows(drawn_pairs(generator, settings, 1200), exact_pair_law(target, settings))
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_several_draws_per_node(target, settings):
-    generator = SpeculativeGenerator(target, drafter=DrawnTreeDrafter(LAW, children=3), min_score=0.0)
+    generator = SpeculativeGenerator(target, drafter=DrawnTreeDrafter(LAW, children=3))
     assert_follows(drawn_pairs(generator, settings, 4000), exact_pair_law(target, settings))
 
 
@@ -128,6 +128,6 @@ def test_the_comparison_notices_a_law_that_the_drafts_were_not_drawn_from(target
             claims = tuple(Draws(d.node, d.tokens, torch.full((VOCAB,), 1 / VOCAB)) for d in draft.draws)
             return Draft(draft.tokens, draft.parents, draft.scores, claims)
 
-    generator = SpeculativeGenerator(target, drafter=Liar(LAW, children=3), min_score=0.0)
+    generator = SpeculativeGenerator(target, drafter=Liar(LAW, children=3))
     with pytest.raises(AssertionError, match="p-value"):
         assert_follows(drawn_pairs(generator, SETTINGS["plain"], 4000), exact_pair_law(target, SETTINGS["plain"]))
