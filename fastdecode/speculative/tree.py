@@ -11,7 +11,8 @@ import torch
 from fastdecode import _C
 
 
-class Draft(NamedTuple):
+@dataclass(frozen=True)
+class Draft:
     """A forest below the pending token of one request, in topological order.
 
     Attributes:
@@ -36,8 +37,13 @@ class Draft(NamedTuple):
         """Each token follows the one before it."""
         return cls(np.asarray(tokens, np.int32), np.arange(-1, len(tokens) - 1, dtype=np.int32), np.asarray(scores, np.float32))
 
-    def __len__(self) -> int:  # type: ignore[override]
+    def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens, parents and scores, as the compiled functions take them."""
+        return self.tokens, self.parents, self.scores
 
 
 class Draws(NamedTuple):
@@ -58,7 +64,7 @@ def merge(drafts: Sequence[Draft], max_nodes: int) -> Draft:
     """One draft from several deterministic ones: equal paths become one node, the best `max_nodes` nodes stay."""
     if any(d.draws for d in drafts):
         raise ValueError("drafts holds one that was drawn at random; only deterministic drafts can be merged without changing its law")
-    return Draft(*_C.merge_drafts([d[:3] for d in drafts], max_nodes))
+    return Draft(*_C.merge_drafts([d.arrays for d in drafts], max_nodes))
 
 
 @dataclass
@@ -88,7 +94,7 @@ class DraftTree:
         Raises:
             ValueError: a draft is not topologically ordered, siblings repeat a token, or two laws meet at one node.
         """
-        arrays = _C.tree_arrays(np.asarray(pending, np.int32), [d[:3] for d in drafts])
+        arrays = _C.tree_arrays(np.asarray(pending, np.int32), [d.arrays for d in drafts])
         tree = cls(**{name: torch.from_numpy(a) for name, a in arrays.items()})
         tree.draws = [_index_draws(d) for d in drafts]
         return tree
