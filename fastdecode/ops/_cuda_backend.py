@@ -30,6 +30,7 @@ GRIDS: dict[str, Callable[[tuple], tuple[int, int]]] = {
     "verify_tree_greedy": lambda a: ((a[4] + WARP - 1) // WARP, WARP),
     "verify_tree_point": lambda a: (a[5], row_threads(a[7])),
     "verify_tree_recursive": lambda a: (a[8], row_threads(a[10])),
+    "vocab_stats": lambda a: (a[1], row_threads(a[2])),
 }
 HEADERS = {"verify_block": "verify_chain"}
 

@@ -68,3 +68,30 @@ __device__ static inline T warp_shuffle_xor(const T& value, int mask) {
 }  // namespace fastdecode
 
 #endif
+
+namespace fastdecode {
+
+// Of a number above 0.
+FD_HD static inline int leading_zeros(uint32_t x) {
+#if defined(__CUDA_ARCH__)
+  return __clz(int(x));
+#elif defined(__GNUC__)
+  return __builtin_clz(x);
+#else
+  int zeros = 0;
+  for (; !(x >> 31); x <<= 1) ++zeros;
+  return zeros;
+#endif
+}
+
+FD_HD static inline int count_ones(uint64_t x) {
+#if defined(__CUDA_ARCH__)
+  return __popcll((long long)x);
+#else
+  int ones = 0;
+  for (; x; x &= x - 1) ++ones;
+  return ones;
+#endif
+}
+
+}  // namespace fastdecode

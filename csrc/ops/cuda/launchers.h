@@ -6,6 +6,7 @@
 #include "ops/cpu/verify_tree_greedy.h"
 #include "ops/cpu/verify_tree_point.h"
 #include "ops/cpu/verify_tree_recursive.h"
+#include "ops/cpu/vocab_stats.h"
 
 namespace fastdecode {
 namespace cuda {
@@ -16,6 +17,7 @@ void verify_chain(const VerifyChainArgs& args, void* stream);
 void verify_tree_greedy(const VerifyTreeGreedyArgs& args, void* stream);
 void verify_tree_point(const VerifyTreePointArgs& args, void* stream);
 void verify_tree_recursive(const VerifyTreeRecursiveArgs& args, void* stream);
+void vocab_stats(const VocabStatsArgs& args, void* stream);
 
 }  // namespace cuda
 }  // namespace fastdecode
