@@ -20,6 +20,8 @@ namespace fastdecode {
 template <class T>
 using SharedPtr = sim::Shared<T>;
 
+using sim::atomic_add;
+using sim::atomic_or;
 using sim::block_index;
 using sim::block_size;
 using sim::block_sync;
@@ -50,6 +52,11 @@ __device__ static inline int64_t grid_size() { return int64_t(gridDim.x); }
 __device__ static inline void block_sync() { __syncthreads(); }
 __device__ static inline void warp_sync() { __syncwarp(); }
 __device__ static inline uint32_t warp_ballot(bool vote) { return __ballot_sync(0xFFFFFFFFu, vote); }
+
+// Atomics between the threads of a block, on shared arrays and on words of global memory; no order, no result.
+__device__ static inline void atomic_add(uint64_t* array, int index, uint64_t value) { atomicAdd(reinterpret_cast<unsigned long long*>(array + index), (unsigned long long)value); }
+__device__ static inline void atomic_add(uint32_t* word, uint32_t value) { atomicAdd(word, value); }
+__device__ static inline void atomic_or(uint32_t* word, uint32_t bits) { atomicOr(word, bits); }
 
 // The value of the lane whose number differs in the bits of `mask`; any type made of 32-bit words.
 template <class T>
