@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -46,6 +47,9 @@ PYBIND11_MODULE(FASTDECODE_MODULE, m) {
 
   m.def("kv_compact", [](Ptr buffers, int64_t count, int64_t slot_rows, int64_t heads, int64_t slots, int64_t dim_bytes, int64_t row_stride, int64_t head_stride, int64_t slot_stride, Ptr rows, Ptr path, Ptr accept_len, Ptr lengths, int64_t batch, int64_t nodes, Ptr stream) {
     cuda::kv_compact({at<int64_t>(buffers), count, slot_rows, heads, slots, dim_bytes, row_stride, head_stride, slot_stride, at<int32_t>(rows), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(lengths), batch, nodes}, at<void>(stream));
+  }, Unlocked());
+  m.def("tree_attention", [](Ptr query, Ptr key, Ptr value, int dtype, std::array<int64_t, 5> size, std::array<int64_t, 3> q, std::array<int64_t, 3> k, std::array<int64_t, 3> v, Ptr rows, Ptr lengths, Ptr ancestors, int64_t words, Ptr depth, float scaling, int64_t window, Ptr out, Ptr scratch, Ptr stream) {
+    cuda::tree_attention({at<void>(query), at<void>(key), at<void>(value), dtype, size[0], size[1], size[2], size[3], size[4], {q[0], q[1], q[2]}, {k[0], k[1], k[2]}, {v[0], v[1], v[2]}, at<int32_t>(rows), at<int32_t>(lengths), at<int64_t>(ancestors), words, at<int32_t>(depth), scaling, window, at<void>(out), at<float>(scratch)}, at<void>(stream));
   }, Unlocked());
   m.def("verify_block", [](Ptr tokens, Ptr q, Ptr p, Ptr num, Ptr key, int64_t batch, int64_t length, int64_t vocab, Ptr accept_len, Ptr next_token, Ptr stream) {
     cuda::verify_block({at<int32_t>(tokens), at<float>(q), at<float>(p), at<int32_t>(num), at<int64_t>(key), batch, length, vocab, at<int32_t>(accept_len), at<int32_t>(next_token)}, at<void>(stream));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/cpu/kv_compact.h"
+#include "ops/cpu/tree_attention.h"
 #include "ops/cpu/verify_chain.h"
 #include "ops/cpu/verify_tree_greedy.h"
 #include "ops/cpu/verify_tree_point.h"
@@ -12,6 +13,7 @@ namespace fastdecode {
 namespace cuda {
 
 void kv_compact(const KvCompactArgs& args, void* stream);
+void tree_attention(const TreeAttentionArgs& args, void* stream);
 void verify_block(const VerifyChainArgs& args, void* stream);
 void verify_chain(const VerifyChainArgs& args, void* stream);
 void verify_tree_greedy(const VerifyTreeGreedyArgs& args, void* stream);
