@@ -25,6 +25,7 @@ def row_threads(columns: int) -> int:
 # parameter a struct of fields that take 8 bytes each, in the order of those arguments. The header of verify_block is that of verify_chain.
 GRIDS: dict[str, Callable[[tuple], tuple[int, int]]] = {
     "kv_compact": lambda a: (a[1] * a[3] * a[13], WARP),
+    "process_probs": lambda a: (a[1], row_threads(a[2])),
     "tree_attention": lambda a: (a[4] * a[7] * a[6] * -(-a[5] // a[6] // 4), 4 * WARP),
     "verify_block": lambda a: (a[5], row_threads(a[7])),
     "verify_chain": lambda a: (a[5], row_threads(a[7])),

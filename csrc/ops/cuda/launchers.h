@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/cpu/kv_compact.h"
+#include "ops/cpu/process_probs.h"
 #include "ops/cpu/tree_attention.h"
 #include "ops/cpu/verify_chain.h"
 #include "ops/cpu/verify_tree_greedy.h"
@@ -13,6 +14,7 @@ namespace fastdecode {
 namespace cuda {
 
 void kv_compact(const KvCompactArgs& args, void* stream);
+void process_probs(const ProcessProbsArgs& args, void* stream);
 void tree_attention(const TreeAttentionArgs& args, void* stream);
 void verify_block(const VerifyChainArgs& args, void* stream);
 void verify_chain(const VerifyChainArgs& args, void* stream);
