@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -47,6 +48,12 @@ PYBIND11_MODULE(FASTDECODE_MODULE, m) {
   m.def("kv_compact", [](Ptr buffers, int64_t count, int64_t slot_rows, int64_t heads, int64_t slots, int64_t dim_bytes, int64_t row_stride, int64_t head_stride, int64_t slot_stride, Ptr rows, Ptr path, Ptr accept_len, Ptr lengths, int64_t batch, int64_t nodes, Ptr stream) {
     cuda::kv_compact({at<int64_t>(buffers), count, slot_rows, heads, slots, dim_bytes, row_stride, head_stride, slot_stride, at<int32_t>(rows), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(lengths), batch, nodes}, at<void>(stream));
   }, Unlocked());
+  m.def("process_probs", [](Ptr logits, int64_t rows, int64_t vocab, int64_t stride, int dtype, Ptr temperature, Ptr top_k, Ptr top_p, Ptr min_p, Ptr repetition_penalty, Ptr presence_penalty, Ptr frequency_penalty, Ptr prefix, Ptr prefix_offsets, Ptr generated_from, Ptr probs, Ptr scratch, Ptr counts, Ptr stream) {
+    cuda::process_probs({at<void>(logits), rows, vocab, stride, dtype, at<float>(temperature), at<int32_t>(top_k), at<float>(top_p), at<float>(min_p), at<float>(repetition_penalty), at<float>(presence_penalty), at<float>(frequency_penalty), at<int32_t>(prefix), at<int64_t>(prefix_offsets), at<int32_t>(generated_from), at<float>(probs), at<float>(scratch), at<int32_t>(counts)}, at<void>(stream));
+  }, Unlocked());
+  m.def("tree_attention", [](Ptr query, Ptr key, Ptr value, int dtype, std::array<int64_t, 5> size, std::array<int64_t, 3> q, std::array<int64_t, 3> k, std::array<int64_t, 3> v, Ptr rows, Ptr lengths, Ptr ancestors, int64_t words, Ptr depth, float scaling, int64_t window, Ptr out, Ptr scratch, Ptr stream) {
+    cuda::tree_attention({at<void>(query), at<void>(key), at<void>(value), dtype, size[0], size[1], size[2], size[3], size[4], {q[0], q[1], q[2]}, {k[0], k[1], k[2]}, {v[0], v[1], v[2]}, at<int32_t>(rows), at<int32_t>(lengths), at<int64_t>(ancestors), words, at<int32_t>(depth), scaling, window, at<void>(out), at<float>(scratch)}, at<void>(stream));
+  }, Unlocked());
   m.def("verify_block", [](Ptr tokens, Ptr q, Ptr p, Ptr num, Ptr key, int64_t batch, int64_t length, int64_t vocab, Ptr accept_len, Ptr next_token, Ptr stream) {
     cuda::verify_block({at<int32_t>(tokens), at<float>(q), at<float>(p), at<int32_t>(num), at<int64_t>(key), batch, length, vocab, at<int32_t>(accept_len), at<int32_t>(next_token)}, at<void>(stream));
   }, Unlocked());
@@ -61,5 +68,8 @@ PYBIND11_MODULE(FASTDECODE_MODULE, m) {
   }, Unlocked());
   m.def("verify_tree_recursive", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr p, Ptr q, Ptr key, Ptr draw_offsets, Ptr draw_tokens, int64_t batch, int64_t nodes, int64_t vocab, int64_t draws, int replacement, Ptr workspace, Ptr path, Ptr accept_len, Ptr next_token, Ptr stream) {
     cuda::verify_tree_recursive({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<float>(p), at<float>(q), at<int64_t>(key), at<int32_t>(draw_offsets), at<int32_t>(draw_tokens), batch, nodes, vocab, draws, replacement, at<double>(workspace), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)}, at<void>(stream));
+  }, Unlocked());
+  m.def("vocab_stats", [](Ptr logits, int64_t rows, int64_t vocab, int64_t stride, int dtype, Ptr ids, int64_t ids_per_row, Ptr banned, int64_t banned_count, Ptr temperature, Ptr key, Ptr floats, Ptr ints, Ptr id_logits, Ptr stream) {
+    cuda::vocab_stats({at<void>(logits), rows, vocab, stride, dtype, at<int32_t>(ids), ids_per_row, at<int32_t>(banned), banned_count, at<float>(temperature), at<int64_t>(key), at<float>(floats), at<int32_t>(ints), at<float>(id_logits)}, at<void>(stream));
   }, Unlocked());
 }

@@ -40,6 +40,7 @@ T warp_shuffle_xor(const T& value, int mask, const char* file = __builtin_FILE()
 struct SharedStorage;
 SharedStorage* shared_storage(const void* site, const char* name, size_t count, size_t bytes);
 void* shared_access(SharedStorage* storage, int64_t index, bool write);
+void* shared_atomic(SharedStorage* storage, int64_t index);
 
 template <class T>
 class Shared {
@@ -60,6 +61,7 @@ class Shared {
   };
   Shared(SharedStorage* storage) : storage_(storage) {}
   Element operator[](int64_t index) const { return Element(storage_, index); }
+  T& atomic(int64_t index) const { return *static_cast<T*>(shared_atomic(storage_, index)); }
 
  private:
   SharedStorage* storage_;
@@ -70,6 +72,14 @@ Shared<T> shared(const void* site, const char* name, size_t count) {
   static_assert(std::is_trivially_copyable<T>::value, "shared memory holds plain data");
   return Shared<T>(shared_storage(site, name, count, sizeof(T)));
 }
+
+// Threads run one at a time: what makes an access atomic is only that other atomics may come without a barrier.
+template <class T>
+void atomic_add(const Shared<T>& array, int64_t index, T value) {
+  array.atomic(index) += value;
+}
+inline void atomic_add(uint32_t* word, uint32_t value) { *word += value; }
+inline void atomic_or(uint32_t* word, uint32_t bits) { *word |= bits; }
 
 }  // namespace sim
 }  // namespace fastdecode

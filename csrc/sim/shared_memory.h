@@ -14,6 +14,7 @@ namespace sim {
 struct Access {
   int thread = -1;
   uint64_t block_epoch = 0, warp_epoch = 0;
+  bool atomic = false;  // stands for the atomics of all threads since the last barrier
 };
 
 struct Shadow {

@@ -138,6 +138,7 @@ void run_block(const std::function<void()>& body, std::mt19937_64& random) {
 // Whether an earlier access is separated from the running thread's by a barrier.
 bool ordered(const Access& before) {
   const int me = block.current;
+  if (before.atomic) return before.block_epoch < block.epoch;
   return before.thread < 0 || before.thread == me || before.block_epoch < block.epoch ||
          (before.thread / 32 == me / 32 && before.warp_epoch < block.warp_epochs[size_t(me / 32)]);
 }
@@ -146,6 +147,16 @@ void require_ordered(const Access& before, const char* earlier, const char* now,
   if (ordered(before)) return;
   fail(std::string("race on shared memory: thread ") + std::to_string(block.current) + " " + now + " " + s.name + "[" + std::to_string(index) + "], which thread " +
        std::to_string(before.thread) + " " + earlier + " without a barrier in between");
+}
+
+// The shadow of an element, which must exist and, unless it is to be written, hold something.
+Shadow& shadow_of(SharedStorage* s, int64_t index, bool write) {
+  if (index < 0 || index >= int64_t(s->shadow.size()))
+    fail("thread " + std::to_string(block.current) + " accesses " + s->name + "[" + std::to_string(index) + "], which has " + std::to_string(s->shadow.size()) + " elements (out of bounds)");
+  Shadow& shadow = s->shadow[size_t(index)];
+  if (!write && shadow.write.thread < 0)
+    fail("thread " + std::to_string(block.current) + " reads " + s->name + "[" + std::to_string(index) + "], which this block has not written");
+  return shadow;
 }
 
 }  // namespace
@@ -193,12 +204,8 @@ SharedStorage* shared_storage(const void* site, const char* name, size_t count, 
 }
 
 void* shared_access(SharedStorage* s, int64_t index, bool write) {
-  if (index < 0 || index >= int64_t(s->shadow.size()))
-    fail("thread " + std::to_string(block.current) + " accesses " + s->name + "[" + std::to_string(index) + "], which has " + std::to_string(s->shadow.size()) + " elements (out of bounds)");
-  Shadow& shadow = s->shadow[size_t(index)];
+  Shadow& shadow = shadow_of(s, index, write);
   const Access now{block.current, block.epoch, block.warp_epochs[size_t(block.current / 32)]};
-  if (!write && shadow.write.thread < 0)
-    fail("thread " + std::to_string(block.current) + " reads " + s->name + "[" + std::to_string(index) + "], which this block has not written");
   require_ordered(shadow.write, "wrote", write ? "writes" : "reads", *s, index);
   if (write) {
     for (const Access& read : shadow.reads) require_ordered(read, "read", "writes", *s, index);
@@ -212,6 +219,16 @@ void* shared_access(SharedStorage* s, int64_t index, bool write) {
       if (read.thread == now.thread) read = now, known = true;
     if (!known) shadow.reads.push_back(now);
   }
+  return s->data.data() + size_t(index) * s->bytes;
+}
+
+void* shared_atomic(SharedStorage* s, int64_t index) {
+  Shadow& shadow = shadow_of(s, index, false);
+  if (!shadow.write.atomic) require_ordered(shadow.write, "wrote", "changes", *s, index);
+  for (const Access& read : shadow.reads) require_ordered(read, "read", "changes", *s, index);
+  shadow.reads.clear();
+  // A plain write of this epoch stays on record: the atomics of other threads conflict with it.
+  if (shadow.write.atomic || shadow.write.block_epoch < block.epoch) shadow.write = Access{block.current, block.epoch, 0, true};
   return s->data.data() + size_t(index) * s->bytes;
 }
 

@@ -21,15 +21,18 @@ def row_threads(columns: int) -> int:
     return WARP if columns <= 2048 else 256 if columns <= 16384 else 512
 
 
-# Operation -> blocks and threads from the arguments of its binding; the kernel is <operation>_kernel, its only parameter a struct of
-# 8-byte fields in the order of those arguments. The header of verify_block is that of verify_chain.
+# Operation -> blocks and threads from the arguments of its binding, tuples unpacked; the kernel is <operation>_kernel, its only
+# parameter a struct of fields that take 8 bytes each, in the order of those arguments. The header of verify_block is that of verify_chain.
 GRIDS: dict[str, Callable[[tuple], tuple[int, int]]] = {
     "kv_compact": lambda a: (a[1] * a[3] * a[13], WARP),
+    "process_probs": lambda a: (a[1], row_threads(a[2])),
+    "tree_attention": lambda a: (a[4] * a[7] * a[6] * -(-a[5] // a[6] // 4), 4 * WARP),
     "verify_block": lambda a: (a[5], row_threads(a[7])),
     "verify_chain": lambda a: (a[5], row_threads(a[7])),
     "verify_tree_greedy": lambda a: ((a[4] + WARP - 1) // WARP, WARP),
     "verify_tree_point": lambda a: (a[5], row_threads(a[7])),
     "verify_tree_recursive": lambda a: (a[8], row_threads(a[10])),
+    "vocab_stats": lambda a: (a[1], row_threads(a[2])),
 }
 HEADERS = {"verify_block": "verify_chain"}
 
@@ -89,7 +92,14 @@ def _function(cupy, name: str, device_index: int):
     return module.get_function(f"{name}_kernel")
 
 
-def _launch(cupy, name: str, device: torch.device, *arguments: int) -> None:
+def _unpacked(arguments: tuple) -> tuple[int, ...]:
+    """The arguments as 8-byte integers: tuples in place, floats as the bits of a float32."""
+    flat = (x for a in arguments for x in (a if isinstance(a, (tuple, list)) else (a,)))
+    return tuple(int(np.float32(x).view(np.int32)) if isinstance(x, float) else x for x in flat)
+
+
+def _launch(cupy, name: str, device: torch.device, *arguments) -> None:
+    arguments = _unpacked(arguments)
     blocks, threads = GRIDS[name](arguments)
     if blocks == 0:
         return

@@ -72,7 +72,7 @@ def tree_attention(
     run(
         query.data_ptr(), key.data_ptr(), value.data_ptr(), DTYPE_CODES[query.dtype], (batch, heads, kv_heads, nodes, dim),
         query.stride()[:3], key.stride()[:3], value.stride()[:3], 0 if rows is None else rows.data_ptr(), lengths.data_ptr(),
-        ancestors.data_ptr(), ancestors.shape[2], depth.data_ptr(), scaling, window, out.data_ptr(), scratch,
+        ancestors.data_ptr(), ancestors.shape[2], depth.data_ptr(), float(scaling), window, out.data_ptr(), scratch,
     )  # fmt: skip
     return out
 

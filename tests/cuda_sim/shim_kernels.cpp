@@ -62,6 +62,24 @@ void reductions(int32_t* out) {
   out[thread_index()] = total + again + int32_t(warp_ballot(thread_index() % 32 < 3));
 }
 
+// All threads count into four elements; without `barrier` some read while others still count.
+void counts(int32_t* out, bool barrier) {
+  FD_SHARED(uint64_t, values, 4);
+  if (thread_index() < 4) values[thread_index()] = 0;
+  block_sync();
+  atomic_add(values, thread_index() % 4, uint64_t(thread_index()));
+  if (barrier) block_sync();
+  out[thread_index()] = int32_t(values[thread_index() % 4]);
+}
+
+// A plain write among the atomics of others.
+void count_and_write(int32_t* out) {
+  FD_SHARED(uint64_t, values, 1);
+  if (thread_index() == 0) values[0] = 0;
+  atomic_add(values, 0, uint64_t(1));
+  out[thread_index()] = 1;
+}
+
 template <void (*kernel)(int32_t*)>
 void plain(uintptr_t out) {
   launch("shim_test", kernel, 1, 64, nullptr, reinterpret_cast<int32_t*>(out));
@@ -78,6 +96,8 @@ PYBIND11_MODULE(FASTDECODE_MODULE, m) {
   m.def("set_seed", &sim::set_seed);
   m.def("rotate", &switched<rotate>);
   m.def("warp_rotate", &switched<warp_rotate>);
+  m.def("counts", &switched<counts>);
+  m.def("count_and_write", &plain<count_and_write>);
   m.def("some_leave", &plain<some_leave>);
   m.def("two_barriers", &plain<two_barriers>);
   m.def("half_a_shuffle", &plain<half_a_shuffle>);

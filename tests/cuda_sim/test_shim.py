@@ -34,6 +34,8 @@ def outputs(kernels, name, *arguments):
     [
         ("rotate", (False,), "race on shared memory: thread .* values.*without a barrier|which this block has not written"),
         ("warp_rotate", (False,), "race on shared memory|which this block has not written"),
+        ("counts", (False,), "race on shared memory"),
+        ("count_and_write", (), "race on shared memory|which this block has not written"),
         ("some_leave", (), "missing synchronisation: thread 0 waits at block_sync .* has ended"),
         ("two_barriers", (), r"divergent synchronisation: thread 0 waits at block_sync \(shim_kernels.cpp:\d+\)"),
         ("half_a_shuffle", (), "missing synchronisation: thread 0 waits at a shuffle or ballot .* has ended"),
@@ -56,6 +58,7 @@ def test_order_dependence_in_global_memory_shows_between_seeds(kernels):
 def test_correct_kernels_pass(kernels):
     assert all(out == [(i + 1) % 64 for i in range(64)] for out in outputs(kernels, "rotate", True))
     assert all(out == [i ^ 1 for i in range(64)] for out in outputs(kernels, "warp_rotate", True))
+    assert all(out == [480 + 16 * (i % 4) for i in range(64)] for out in outputs(kernels, "counts", True))
     assert all(out == [63 * 32 + 64 + 7] * 64 for out in outputs(kernels, "reductions"))
 
 

@@ -67,6 +67,17 @@ def test_cupy_compiles_once_and_passes_one_struct(monkeypatch, without_module, v
     assert struct.view(np.int64).tolist() == [11, 12, 13, 14, 15, 3, 4, vocab, 16, 17]
 
 
+def test_cupy_unpacks_sizes_and_passes_floats_as_bits(monkeypatch, without_module):
+    cupy = FakeCupy()
+    monkeypatch.setattr(backend, "_cupy", lambda: cupy)
+    backend.kernel("tree_attention", CUDA)(1, 2, 3, 0, (2, 10, 2, 7, 64), (4, 5, 6), [7, 8, 9], (10, 11, 12), 13, 14, 15, 1, 16, 0.125, 0, 17, 0)
+    name, grid, block, (struct,) = cupy.launches[0]
+    assert (name, grid, block) == ("tree_attention_kernel", (2 * 7 * 2 * 2,), (128,))  # five heads to a KV head: blocks of four and one
+    words = struct.view(np.int64).tolist()
+    assert words == [1, 2, 3, 0, 2, 10, 2, 7, 64, *range(4, 16), 1, 16, words[23], 0, 17, 0]
+    assert struct.view(np.float32)[2 * 23] == 0.125
+
+
 def test_an_empty_batch_launches_nothing(monkeypatch, without_module):
     cupy = FakeCupy()
     monkeypatch.setattr(backend, "_cupy", lambda: cupy)

@@ -57,8 +57,9 @@ def test_everything_together(impl, device, rows, vocab, dtype):
 @pytest.mark.parametrize("top_p", [0.0, 0.1, 0.5, 0.9, 0.999, 1.0])
 @pytest.mark.parametrize("scale", [0.3, 2.0, 20.0])
 def test_top_p_alone(impl, device, top_p, scale):
-    got = check(random_logits(5, 20011, scale), device, top_p=full(5, top_p))
-    torch.testing.assert_close(got.sum(1), torch.ones(5), rtol=1e-5, atol=0)
+    rows = 2 if impl == "cuda-sim" else 5  # a simulated row is slow
+    got = check(random_logits(rows, 20011, scale), device, top_p=full(rows, top_p))
+    torch.testing.assert_close(got.sum(1), torch.ones(rows), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("k", [1, 2, 50, 312, 313, 314, 5000, 20010, 20011, 30000])

@@ -5,11 +5,18 @@
 
 namespace fastdecode {
 
+// Merge of the values of a warp, the same bits in every lane.
+template <class T, class Merge>
+FD_DEVICE T warp_reduce(T value, Merge merge) {
+  for (int mask = 16; mask > 0; mask >>= 1) value = merge(value, warp_shuffle_xor(value, mask));
+  return value;
+}
+
 // Merge of the values of all threads, the same bits in every thread: butterflies inside warps, then the warps in ascending order.
 // `scratch` holds 32 values and may be used again at once.
 template <class T, class Merge>
 FD_DEVICE T block_reduce(T value, SharedPtr<T> scratch, Merge merge) {
-  for (int mask = 16; mask > 0; mask >>= 1) value = merge(value, warp_shuffle_xor(value, mask));
+  value = warp_reduce(value, merge);
   if (block_size() == 32) return value;
   if (thread_index() % 32 == 0) scratch[thread_index() / 32] = value;
   block_sync();

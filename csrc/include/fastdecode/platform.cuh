@@ -20,6 +20,8 @@ namespace fastdecode {
 template <class T>
 using SharedPtr = sim::Shared<T>;
 
+using sim::atomic_add;
+using sim::atomic_or;
 using sim::block_index;
 using sim::block_size;
 using sim::block_sync;
@@ -51,6 +53,11 @@ __device__ static inline void block_sync() { __syncthreads(); }
 __device__ static inline void warp_sync() { __syncwarp(); }
 __device__ static inline uint32_t warp_ballot(bool vote) { return __ballot_sync(0xFFFFFFFFu, vote); }
 
+// Atomics between the threads of a block, on shared arrays and on words of global memory; no order, no result.
+__device__ static inline void atomic_add(uint64_t* array, int index, uint64_t value) { atomicAdd(reinterpret_cast<unsigned long long*>(array + index), (unsigned long long)value); }
+__device__ static inline void atomic_add(uint32_t* word, uint32_t value) { atomicAdd(word, value); }
+__device__ static inline void atomic_or(uint32_t* word, uint32_t bits) { atomicOr(word, bits); }
+
 // The value of the lane whose number differs in the bits of `mask`; any type made of 32-bit words.
 template <class T>
 __device__ static inline T warp_shuffle_xor(const T& value, int mask) {
@@ -68,3 +75,30 @@ __device__ static inline T warp_shuffle_xor(const T& value, int mask) {
 }  // namespace fastdecode
 
 #endif
+
+namespace fastdecode {
+
+// Of a number above 0.
+FD_HD static inline int leading_zeros(uint32_t x) {
+#if defined(__CUDA_ARCH__)
+  return __clz(int(x));
+#elif defined(__GNUC__)
+  return __builtin_clz(x);
+#else
+  int zeros = 0;
+  for (; !(x >> 31); x <<= 1) ++zeros;
+  return zeros;
+#endif
+}
+
+FD_HD static inline int count_ones(uint64_t x) {
+#if defined(__CUDA_ARCH__)
+  return __popcll((long long)x);
+#else
+  int ones = 0;
+  for (; x; x &= x - 1) ++ones;
+  return ones;
+#endif
+}
+
+}  // namespace fastdecode

@@ -15,6 +15,7 @@ static const Kernel<VocabPartFn> kernel("vocab_stats", scalar::vocab_stats_part,
 
 namespace {
 
+constexpr VocabPart kEmptyPart = {-__builtin_inff(), -__builtin_inff(), -1, -1, 0, 0, -__builtin_inf(), -1, false};
 constexpr int64_t kMaxParts = 64, kSmallestPart = 16 * 2048;
 
 // Rows are always cut at the same places, so that a result does not depend on who works on which part.

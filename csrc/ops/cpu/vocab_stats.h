@@ -32,8 +32,6 @@ struct VocabPart {
   bool nan;
 };
 
-static const VocabPart kEmptyPart = {-__builtin_inff(), -__builtin_inff(), -1, -1, 0, 0, -__builtin_inf(), -1, false};
-
 void vocab_stats(const VocabStatsArgs& args);
 
 // Adds the columns [begin, end) of one row to `part`; begin is a multiple of 2048.

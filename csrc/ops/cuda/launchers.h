@@ -2,20 +2,26 @@
 #pragma once
 
 #include "ops/cpu/kv_compact.h"
+#include "ops/cpu/process_probs.h"
+#include "ops/cpu/tree_attention.h"
 #include "ops/cpu/verify_chain.h"
 #include "ops/cpu/verify_tree_greedy.h"
 #include "ops/cpu/verify_tree_point.h"
 #include "ops/cpu/verify_tree_recursive.h"
+#include "ops/cpu/vocab_stats.h"
 
 namespace fastdecode {
 namespace cuda {
 
 void kv_compact(const KvCompactArgs& args, void* stream);
+void process_probs(const ProcessProbsArgs& args, void* stream);
+void tree_attention(const TreeAttentionArgs& args, void* stream);
 void verify_block(const VerifyChainArgs& args, void* stream);
 void verify_chain(const VerifyChainArgs& args, void* stream);
 void verify_tree_greedy(const VerifyTreeGreedyArgs& args, void* stream);
 void verify_tree_point(const VerifyTreePointArgs& args, void* stream);
 void verify_tree_recursive(const VerifyTreeRecursiveArgs& args, void* stream);
+void vocab_stats(const VocabStatsArgs& args, void* stream);
 
 }  // namespace cuda
 }  // namespace fastdecode
