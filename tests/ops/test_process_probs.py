@@ -64,7 +64,8 @@ def test_top_p_alone(impl, device, top_p, scale):
 
 @pytest.mark.parametrize("k", [1, 2, 50, 312, 313, 314, 5000, 20010, 20011, 30000])
 def test_top_k_alone(impl, device, k):
-    check(random_logits(3, 20011), device, top_k=full(3, k, torch.int32))
+    rows = 1 if impl == "cuda-sim" else 3
+    check(random_logits(rows, 20011), device, top_k=full(rows, k, torch.int32))
 
 
 @pytest.mark.parametrize("min_p", [0.02, 0.5, 1.0])
