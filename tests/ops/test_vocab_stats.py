@@ -53,6 +53,15 @@ def test_sample_from_flat_and_peaked_rows(impl, device, scale, temperature):
     check(logits, device, temperature=torch.full((rows,), temperature), key=keys(rows, 5))
 
 
+def test_a_bound_near_the_end_of_the_words_does_not_wrap(impl, device):
+    # An early score far below the maximum allows nearly every high word; rounded up, such a bound once left 32 bits.
+    first = torch.linspace(3.0, 3.4, 4 if impl == "cuda-sim" else 300)
+    logits = torch.zeros(len(first), 3000)
+    logits[:, 400] = first
+    logits[:, 0] = 0.45
+    check(logits, device, temperature=torch.ones(len(first)), key=keys(len(first), 3))
+
+
 def test_ties_go_to_the_lowest_id(impl, device):
     logits = torch.zeros(1, 9000)
     logits[0, [4, 300, 5000]] = 2.0
@@ -62,7 +71,7 @@ def test_ties_go_to_the_lowest_id(impl, device):
 
 @pytest.mark.parametrize("position", [0, 777, 2047, 2999])
 def test_nan_anywhere_voids_the_row(impl, device, position):
-    logits = torch.randn(2, 3000)
+    logits = torch.randn(2, 3000, generator=torch.Generator().manual_seed(position))
     logits[0, 5] = math.inf
     logits[0, position] = math.nan
     got = check(logits, device, temperature=torch.ones(2), key=keys(2))

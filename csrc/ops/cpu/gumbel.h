@@ -19,8 +19,8 @@ static inline int64_t gumbel_limit(float largest, double temperature, double sco
   const double log_e = double(largest) / temperature - score + gumbel_slack(score);  // log E may be at most this
   if (!(log_e < 4)) return 0xFFFFFFFF;                                               // E is never above 37 < e^4
   if (log_e < -46) return -1;                                                        // E is never below 2^-65 > e^-46
-  const double words = -::expm1(-::exp(log_e)) * 0x1p32;                             // u may be at most this, as a high word
-  return words < 0xFFFFFFFEp0 ? int64_t(words * (1 + 1e-9)) + 1 : 0xFFFFFFFF;
+  const double limit = -::expm1(-::exp(log_e)) * 0x1p32 * (1 + 1e-9) + 1;           // u may be at most this, as a high word
+  return limit < 0xFFFFFFFFp0 ? int64_t(limit) : 0xFFFFFFFF;                         // a word beyond 32 bits would wrap to a tiny limit
 }
 
 // False if the logit cannot reach `score`, judged from the leading zeros of the high word alone: E >= u >= 2^(-1 - zeros).
