@@ -65,20 +65,25 @@ static void update_top(const float* x, int64_t n, int64_t begin, VocabPart* p) {
   }
 }
 
-// Adds exp(x - max) and (x - max) exp(x - max); terms below the clamp are exactly 0.
+// Adds exp(x - max) and (x - max) exp(x - max); terms below the clamp are exactly 0. A float lane sums at most 64 terms before
+// it goes to the double totals, whatever the number of lanes.
 static void add_sums(const float* x, int64_t n, float max_logit, VocabPart* p) {
+  static const int64_t kRun = 64 * 2 * kLanes;
   const F m = set1(max_logit), lowest = set1(-100.0f);
-  F sum0 = set1(0), sum1 = sum0, weighted0 = sum0, weighted1 = sum0;
-  for (int64_t i = 0; i < n; i += 2 * kLanes) {
-    const F d0 = max(sub(load(x + i), m), lowest), d1 = max(sub(load(x + i + kLanes), m), lowest);
-    const F e0 = exp(d0), e1 = exp(d1);
-    sum0 = add(sum0, e0);
-    sum1 = add(sum1, e1);
-    weighted0 = fma(d0, e0, weighted0);
-    weighted1 = fma(d1, e1, weighted1);
+  for (int64_t begin = 0; begin < n; begin += kRun) {
+    const int64_t end = begin + kRun < n ? begin + kRun : n;
+    F sum0 = set1(0), sum1 = sum0, weighted0 = sum0, weighted1 = sum0;
+    for (int64_t i = begin; i < end; i += 2 * kLanes) {
+      const F d0 = max(sub(load(x + i), m), lowest), d1 = max(sub(load(x + i + kLanes), m), lowest);
+      const F e0 = exp(d0), e1 = exp(d1);
+      sum0 = add(sum0, e0);
+      sum1 = add(sum1, e1);
+      weighted0 = fma(d0, e0, weighted0);
+      weighted1 = fma(d1, e1, weighted1);
+    }
+    p->sum += reduce_add(add(sum0, sum1));
+    p->weighted += reduce_add(add(weighted0, weighted1));
   }
-  p->sum += reduce_add(add(sum0, sum1));
-  p->weighted += reduce_add(add(weighted0, weighted1));
 }
 
 // Moves the sums from one maximum to a larger one.
