@@ -111,6 +111,9 @@ class Decoding:
         low, high = (int(t) for t in tree.tokens.aminmax())
         if low < 0 or high >= self.target.vocab_size:
             raise ValueError(f"drafter {self.drafter.name!r} proposed token {low if low < 0 else high}, the model's vocabulary is 0 .. {self.target.vocab_size - 1}; draft only ids that the model has")
+        for depth, request in zip(tree.depth.amax(1).tolist(), requests):
+            if depth > max(0, request.remaining - 1):
+                raise ValueError(f"drafter {self.drafter.name!r} proposed a path of {depth} tokens where the budget's depth was at most {request.remaining - 1}; keep to budget.depth")
         return tree
 
     def _propose(self, rows: Sequence[int]) -> list[Draft]:

@@ -6,7 +6,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from fastdecode.speculative.decoding import Options
-from fastdecode.speculative.prepare import Resolved, request_from
+from fastdecode.speculative.prepare import Resolved, check_context, request_from
 
 
 def generate_from_prepared(generator, input_ids, attention_mask, processors: LogitsProcessorList, criteria: StoppingCriteriaList, config: GenerationConfig) -> torch.Tensor:
@@ -19,8 +19,10 @@ def generate_from_prepared(generator, input_ids, attention_mask, processors: Log
     requests = []
     for row, ids in enumerate(input_ids.tolist()):
         kept = [t for t, keep in zip(ids, attention_mask[row].tolist()) if keep] if attention_mask is not None else ids
+        limit = config.max_length - input_ids.shape[1]
+        check_context(len(kept), limit, generator.target.max_positions)
         resolved = Resolved(input_ids, config, processors, criteria)
-        requests.append(request_from(resolved, kept, generator.tokenizer, (), seed, row, config.max_length - input_ids.shape[1]))
+        requests.append(request_from(resolved, kept, generator.tokenizer, (), seed, row, limit))
     decoding = generator.decode(requests, Options(generator.max_draft, generator.min_score))
     while decoding.active:
         generator._step(decoding)

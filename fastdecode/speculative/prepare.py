@@ -138,9 +138,14 @@ def _new_token_limit(config: GenerationConfig, prompt_length: int, max_positions
     limit = config.max_length - prompt_length
     if limit < 1:
         raise ValueError(f"max_length={config.max_length} leaves no room after a prompt of {prompt_length} tokens; set max_new_tokens instead")
+    check_context(prompt_length, limit, max_positions)
+    return limit
+
+
+def check_context(prompt_length: int, limit: int, max_positions: int | None) -> None:
+    """Refuses what would run past the model's positions, before anything is computed."""
     if max_positions is not None and prompt_length + limit > max_positions:
         room = max_positions - prompt_length
         if room < 1:
             raise ValueError(f"the prompt has {prompt_length} tokens, the model's context holds {max_positions}; shorten the prompt")
         raise ValueError(f"max_new_tokens={limit} after a prompt of {prompt_length} tokens exceeds the model's context of {max_positions}; set max_new_tokens to at most {room}")
-    return limit

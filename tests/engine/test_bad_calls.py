@@ -256,3 +256,21 @@ def test_a_cancelled_stream(generator, expected, read):
         next(stream)
     stream.close()
     assert list(stream) == [] and generator.generate(PROMPT, **GOOD).token_ids == expected
+
+
+def test_a_drafter_that_ignores_its_budget(llama):
+    class Deep:
+        name = "deep"
+        begin = observe = end = lambda *arguments: None
+
+        def propose(self, state, rows, budgets):
+            return [Draft.chain([1] * 9, [1.0] * 9) for _ in rows]
+
+    with pytest.raises(ValueError, match="drafter 'deep' proposed a path of 9 tokens"):
+        SpeculativeGenerator(llama, drafter=Deep()).generate([1, 2, 3], max_new_tokens=4, speculate=9)
+
+
+def test_custom_generate_past_the_context(llama):
+    generator = SpeculativeGenerator(llama)
+    with pytest.raises(ValueError, match="exceeds the model's context of 512"):
+        llama.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=600, custom_generate=generator.custom_generate)
