@@ -133,7 +133,7 @@ class NinjaBuild(build_ext):
             lines.append(f"build {obj}: {'nvcc' if source.suffix == '.cu' else 'cxx'} {source}")
             if isa_suffix(source):
                 # GCC 12 warns inside its own intrinsics headers, whose "undefined" start values it mistakes for a bug.
-                lines.append(f"  isa = {ISA_FLAGS[isa_suffix(source)]} -Wno-maybe-uninitialized")
+                lines.append(f"  isa = {ISA_FLAGS[isa_suffix(source)]} -Wno-maybe-uninitialized -Wno-uninitialized")
         lines += [f"build {output}: link {' '.join(objects)}", f"default {output}", ""]
         return "\n".join(lines)
 

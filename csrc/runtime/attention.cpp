@@ -1,0 +1,119 @@
+#include "runtime/attention.h"
+
+#include <algorithm>
+
+namespace fastdecode {
+namespace {
+
+constexpr int64_t kTaskRows = 48;  // query rows that share a pass over the keys
+
+int64_t lowest(const TokenSet& set, int64_t m, int64_t window) { return window ? std::max<int64_t>(0, set.position[m] - window + 1) : 0; }
+
+// Of one token, relative to a split: visible positions [low, high), of which those from `dense` on are in the tail.
+struct Range {
+  int64_t low, dense, high;
+  bool empty() const { return low >= high; }
+  bool has_tail() const { return dense < high; }
+};
+
+Range range_in_split(const TokenSet& set, int64_t m, int64_t window, int64_t start) {
+  const auto clip = [&](int64_t position) { return std::min(std::max<int64_t>(position - start, 0), kSplit); };
+  const int64_t low = clip(lowest(set, m, window)), high = clip(set.visible_end(m));
+  return {low, std::min(std::max(clip(set.dense_end[m]), low), high), high};
+}
+
+}  // namespace
+
+SplitRange visible_splits(const TokenSet& set, int64_t m, int64_t window) { return {lowest(set, m, window) / kSplit, (set.visible_end(m) - 1) / kSplit}; }
+
+AttentionPlan plan_attention(const TokenSet& set, const AttentionShape& shape) {
+  AttentionPlan plan;
+  const int64_t size = std::max<int64_t>(1, kTaskRows / shape.group());
+  int64_t slots = 0;
+  for (size_t b = 0; b < set.rows.size(); ++b) {
+    slots = std::max<int64_t>(slots, set.slot_count[b]);
+    for (int64_t begin = set.begin[b]; begin < set.begin[b + 1]; begin += size) {
+      const int64_t end = std::min<int64_t>(begin + size, set.begin[b + 1]);
+      SplitRange range{INT64_MAX, 0};
+      for (int64_t m = begin; m < end; ++m) {
+        const SplitRange own = visible_splits(set, m, shape.window);
+        range = {std::min(range.first, own.first), std::max(range.last, own.last)};
+      }
+      plan.splits = std::max(plan.splits, range.last + 1);
+      plan.rows = std::max(plan.rows, (end - begin) * shape.group());
+      for (int64_t split = range.first; split <= range.last; ++split)
+        for (int64_t head = 0; head < shape.kv_heads; ++head) plan.tasks.push_back({int32_t(b), int32_t(head), int32_t(begin), int32_t(end), int32_t(split)});
+    }
+  }
+  plan.ld = kSplit + round_up(slots, kPanel) + kPanel;
+  return plan;
+}
+
+void attend(const AttentionArgs& a, const AttentionTask& task, float* scratch) {
+  const TokenSet& set = a.set;
+  const int64_t group = a.shape.group(), rows = (task.end - task.begin) * group, dim = a.shape.dim, ld = a.plan.ld, start = task.split * kSplit;
+  const int64_t element = bytes_of(a.kernels.element), row = set.rows[task.sequence];
+  const char *keys = a.cache.keys(row, a.layer, task.head), *values = a.cache.values(row, a.layer, task.head);
+  float *scores = scratch, *sums = scratch + a.plan.rows * ld;
+
+  int64_t low = kSplit, dense = 0, high = 0;  // that any token needs
+  bool tails = false;
+  for (int64_t m = task.begin; m < task.end; ++m) {
+    const Range r = range_in_split(set, m, a.shape.window, start);
+    if (r.empty()) continue;
+    low = std::min(low, r.low);
+    dense = std::max(dense, r.dense);
+    high = std::max(high, r.high);
+    tails |= r.has_tail();
+  }
+  if (low >= high) return;
+  low = low / kPanel * kPanel;
+  high = round_up(high, kPanel);
+
+  const char* queries = a.queries + (task.head * set.size() + task.begin) * group * a.depth * element;
+  PanelGemm dot{queries, a.depth, keys + start * a.depth * element, rows, a.depth, low / kPanel, (dense + kPanel - 1) / kPanel, Epilogue::store, scores, ld, nullptr, nullptr, 0};
+  if (dense > low) a.kernels.gemm(dot);
+  const int64_t new_slots = set.first_slot[task.sequence] / kPanel * kPanel;  // scores of the step's own keys stand behind the split's
+  if (tails) {
+    dot.w = keys + new_slots * a.depth * element;
+    dot.panel_begin = 0;
+    dot.panel_end = (set.first_slot[task.sequence] + set.slot_count[task.sequence] - new_slots + kPanel - 1) / kPanel;
+    dot.out = scores + kSplit;
+    a.kernels.gemm(dot);
+  }
+  std::fill(sums, sums + rows * dim, 0.0f);
+
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t m = task.begin + r / group;
+    const Range range = range_in_split(set, m, a.shape.window, start);
+    float* s = scores + r * ld;
+    if (range.empty()) {
+      std::fill(s + low, s + high, 0.0f);
+      continue;
+    }
+    const int32_t* tail = set.tail.data() + set.tail_begin[m] + (start + range.dense - set.dense_end[m]);
+    const int64_t tail_size = range.high - range.dense;
+    for (int64_t i = 0; i < tail_size; ++i) s[range.dense + i] = s[kSplit + tail[i] - new_slots];
+    float* part = a.parts + ((m * a.shape.heads + task.head * group + r % group) * a.plan.splits + task.split) * a.shape.part();
+    part[dim + 1] = a.kernels.softmax(s, low, range.low, range.high, high, part + dim);
+    for (int64_t i = 0; i < tail_size; ++i) {
+      s[kSplit + i] = s[range.dense + i];
+      s[range.dense + i] = 0;
+    }
+  }
+  if (dense > low) a.kernels.weigh({scores, ld, values + start * dim * element, nullptr, dim, rows, low, dense, sums});
+
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t m = task.begin + r / group;
+    const Range range = range_in_split(set, m, a.shape.window, start);
+    if (range.empty()) continue;
+    if (range.has_tail()) {
+      const int32_t* tail = set.tail.data() + set.tail_begin[m] + (start + range.dense - set.dense_end[m]);
+      a.kernels.weigh({scores + r * ld + kSplit, ld, values, tail, dim, 1, 0, range.high - range.dense, sums + r * dim});
+    }
+    float* part = a.parts + ((m * a.shape.heads + task.head * group + r % group) * a.plan.splits + task.split) * a.shape.part();
+    std::copy(sums + r * dim, sums + (r + 1) * dim, part);
+  }
+}
+
+}  // namespace fastdecode

@@ -1,0 +1,116 @@
+// Python names of the native transformer. Weights arrive as pointers that the Python layer has taken from checked tensors.
+#include "runtime/bind_runtime.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "ops/cpu/convert.h"
+#include "runtime/transformer.h"
+
+namespace py = pybind11;
+
+namespace fastdecode {
+namespace {
+
+using Ids = py::array_t<int32_t, py::array::c_style>;
+using Unlocked = py::call_guard<py::gil_scoped_release>;
+
+Element element_of(const std::string& name) {
+  if (name == "float32") return Element::f32;
+  if (name == "bfloat16") return Element::bf16;
+  throw std::invalid_argument("weights='" + name + "' is unknown: use float32 or bfloat16");
+}
+
+const void* pointer(uintptr_t p) { return reinterpret_cast<const void*>(p); }
+
+std::vector<float> padded(const std::vector<float>& weights) {
+  std::vector<float> result = weights;
+  result.resize(round_up(int64_t(weights.size()), kPanel), 0.0f);
+  return result;
+}
+
+// Logits [wanted, ld] of nodes [B, N] go to out; trees of fewer than N nodes leave gaps behind.
+void forward_tree(Transformer& model, KvCache& cache, const std::vector<int32_t>& rows, const std::vector<int32_t>& lengths, const Ids& tokens, const Ids& parents, const Ids& counts, uintptr_t out, int64_t ld) {
+  const int64_t batch = int64_t(rows.size()), nodes = batch ? tokens.size() / batch : 0;
+  if (tokens.size() != parents.size() || counts.size() != batch || int64_t(lengths.size()) != batch || tokens.size() != batch * nodes)
+    throw std::invalid_argument("tokens and parents must be [B, N], counts, rows and lengths [B]");
+  TokenSet set;
+  for (int64_t b = 0; b < batch; ++b) {
+    if (rows[b] < 0 || rows[b] >= cache.rows()) throw std::invalid_argument("row " + std::to_string(rows[b]) + " is not in a cache of " + std::to_string(cache.rows()));
+    set.add_tree(rows[b], lengths[b], tokens.data() + b * nodes, parents.data() + b * nodes, counts.at(b));
+  }
+  py::gil_scoped_release unlocked;
+  model.forward(cache, set, reinterpret_cast<float*>(out), ld);
+}
+
+void forward_chain(Transformer& model, KvCache& cache, int32_t row, int32_t length, const std::vector<int32_t>& tokens) {
+  if (row < 0 || row >= cache.rows()) throw std::invalid_argument("row " + std::to_string(row) + " is not in a cache of " + std::to_string(cache.rows()));
+  TokenSet set;
+  set.add_chain(row, length, tokens.data(), int64_t(tokens.size()));
+  py::gil_scoped_release unlocked;
+  model.forward(cache, set, nullptr, 0);
+}
+
+}  // namespace
+
+void bind_runtime(py::module_& m) {
+  py::class_<KvCache>(m, "KvCache")
+      .def("reserve", &KvCache::reserve)
+      .def("copy_row", &KvCache::copy_row, Unlocked())
+      .def("compact", [](KvCache& c, int64_t row, int64_t first, const Ids& path) { c.compact(row, first, path.data(), path.size()); })
+      .def_property_readonly("nbytes", &KvCache::bytes);
+
+  py::class_<PackedMatrix>(m, "PackedMatrix")
+      .def(py::init([](const std::string& element, int64_t outputs, int64_t inputs) { return PackedMatrix(element_of(element), outputs, inputs); }))
+      .def("pack", [](PackedMatrix& w, uintptr_t rows, int dtype, int64_t count, int64_t first, int part) { w.pack(pointer(rows), dtype, count, {first, part}); }, Unlocked())
+      .def("set_bias", [](PackedMatrix& w, uintptr_t bias, int dtype, int64_t count, int64_t first, int part) { w.set_bias(pointer(bias), dtype, count, {first, part}); })
+      .def_property_readonly("nbytes", &PackedMatrix::bytes);
+
+  py::class_<Layer>(m, "Layer")
+      .def(py::init<>())
+      .def("set_matrix", [](Layer& l, const std::string& name, PackedMatrix& w) {
+        PackedMatrix* const slot = name == "qkv" ? &l.qkv : name == "out" ? &l.out : name == "gate_up" ? &l.gate_up : name == "down" ? &l.down : nullptr;
+        if (!slot) throw std::invalid_argument("a layer has no matrix '" + name + "'");
+        *slot = std::move(w);
+      })
+      .def("set_norm", [](Layer& l, const std::string& name, const std::vector<float>& w) {
+        std::vector<float>* const slot = name == "attention" ? &l.attention_norm : name == "query" ? &l.query_norm : name == "key" ? &l.key_norm : name == "after_attention" ? &l.after_attention_norm : name == "mlp" ? &l.mlp_norm : name == "after_mlp" ? &l.after_mlp_norm : nullptr;
+        if (!slot) throw std::invalid_argument("a layer has no norm '" + name + "'");
+        *slot = padded(w);
+      })
+      .def_readwrite("window", &Layer::window)
+      .def_readwrite("rotary", &Layer::rotary);
+
+  py::class_<Transformer>(m, "Transformer")
+      .def(py::init([](const std::string& element, int64_t vocab, int64_t width, int64_t heads, int64_t kv_heads, int64_t dim, int64_t inner, float epsilon, float attention_scale, float embedding_scale, const std::string& activation) {
+             if (activation != "silu" && activation != "gelu") throw std::invalid_argument("activation '" + activation + "' is unknown: use silu or gelu");
+             auto t = std::make_unique<Transformer>();
+             t->config = {element_of(element), vocab, width, heads, kv_heads, dim, inner, epsilon, attention_scale, embedding_scale, activation == "silu" ? Activation::silu : Activation::gelu};
+             return t;
+           }),
+           py::kw_only(), py::arg("element"), py::arg("vocab"), py::arg("width"), py::arg("heads"), py::arg("kv_heads"), py::arg("dim"), py::arg("inner"), py::arg("epsilon"), py::arg("attention_scale"), py::arg("embedding_scale"), py::arg("activation"))
+      .def("add_layer", [](Transformer& t, Layer& layer) { t.layers.push_back(std::move(layer)); })
+      .def("add_rotary", [](Transformer& t, const std::vector<float>& frequencies, float scale) { t.rotaries.push_back({frequencies, scale}); })
+      .def("set_norm", [](Transformer& t, const std::vector<float>& w) { t.norm = padded(w); })
+      .def("set_head", [](Transformer& t, PackedMatrix& w) { t.head = std::move(w); })
+      .def("set_embedding", [](Transformer& t, uintptr_t rows, int dtype) {
+        const int64_t n = t.config.vocab * t.config.width;
+        t.embedding = Memory(n * bytes_of(t.config.element));
+        for (int64_t i = 0; i < n; ++i) {
+          const float w = element(pointer(rows), dtype, i);
+          if (t.config.element == Element::f32)
+            t.embedding.at<float>()[i] = w;
+          else
+            t.embedding.at<uint16_t>()[i] = bf16_of_float(w);
+        }
+      }, Unlocked())
+      .def("check", &Transformer::check)
+      .def_property_readonly("weight_bytes", &Transformer::weight_bytes)
+      .def("new_cache", [](const Transformer& t, int64_t rows, int64_t capacity) { return std::make_unique<KvCache>(t.cache_shape(), rows, capacity); })
+      .def("forward_chain", &forward_chain)
+      .def("forward_tree", &forward_tree);
+}
+
+}  // namespace fastdecode

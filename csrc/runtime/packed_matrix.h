@@ -1,0 +1,51 @@
+// A weight matrix in the order in which a step streams it: panels of 16 output columns (see PanelGemm).
+#pragma once
+
+#include <vector>
+
+#include "runtime/memory.h"
+#include "runtime/step_kernels.h"
+
+namespace fastdecode {
+
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+class PackedMatrix {
+ public:
+  PackedMatrix() = default;
+  // `outputs` columns (padded to panels) over `inputs` depth indices (padded to kDepth), all zero.
+  PackedMatrix(Element element, int64_t outputs, int64_t inputs);
+
+  // Where row i of a checkpoint matrix goes: column first + i, or, when two matrices alternate by panels (gate and up), the
+  // i-th column of the even (part 0) or odd panels (part 1).
+  struct Place {
+    int64_t first = 0;
+    int part = -1;
+    int64_t column(int64_t i) const { return part < 0 ? first + i : (i / kPanel * 2 + part) * kPanel + i % kPanel; }
+  };
+  // Copies rows of length inputs() from a row-major checkpoint matrix of a dtype of dtype.h.
+  void pack(const void* rows, int dtype, int64_t count, Place place);
+  void set_bias(const void* bias, int dtype, int64_t count, Place place);
+
+  void unpack(int64_t column, float scale, float* out) const;  // [inputs]
+
+  Element element() const { return element_; }
+  int64_t inputs() const { return inputs_; }
+  int64_t depth() const { return depth_; }
+  int64_t panels() const { return panels_; }
+  const void* data() const { return data_.at(); }
+  const float* bias() const { return bias_.empty() ? nullptr : bias_.data(); }
+  size_t bytes() const { return data_.size() + bias_.size() * sizeof(float); }
+
+ private:
+  int64_t index(int64_t column, int64_t k) const;
+
+  Element element_ = Element::f32;
+  int64_t inputs_ = 0, depth_ = 0, panels_ = 0;
+  Memory data_;
+  std::vector<float> bias_;
+};
+
+inline int64_t bytes_of(Element element) { return element == Element::f32 ? 4 : 2; }
+
+}  // namespace fastdecode

@@ -1,0 +1,213 @@
+// Bodies of step_kernels.h, compiled once per instruction set. Needs a simd_*.h and, for both element types: Weights, Inputs,
+// load_weights(const T*), broadcast(const T*), dot(F, Inputs, Weights), load_elements(const T*) -> F, store_elements(T*, F), kRows, kPanels.
+#include <cmath>
+
+#include "runtime/step_kernels.h"
+
+namespace fastdecode {
+namespace FD_SIMD_NAMESPACE {
+
+static const int kVectors = kPanel / kLanes;  // that make up 16 columns
+
+template <class T>
+struct Pack {
+  static const int step = 4 / sizeof(T);  // depth indices that one vector holds
+};
+
+static inline float first_lane(F a) {
+  float lane[kLanes];
+  store(lane, a);
+  return lane[0];
+}
+
+static inline float exp1(float a) { return first_lane(exp(set1(a))); }
+
+// 1 / (1 + exp(-a)), without overflow on either side.
+static inline F sigmoid(F a) {
+  const F zero = set1(0), one = set1(1), e = exp(sub(zero, max(a, sub(zero, a))));
+  return div(select(ge(a, zero), one, e), add(one, e));
+}
+
+static inline F silu(F a) { return mul(a, sigmoid(a)); }
+
+// The tanh form of GELU: (1 + tanh(u)) / 2 = sigmoid(2u).
+static inline F gelu(F a) {
+  const F cubic = fma(mul(mul(a, a), a), set1(0.044715f), a);
+  return mul(a, sigmoid(mul(cubic, set1(1.5957691216f))));
+}
+
+template <class T, int R, int P>
+static inline void finish_tile(const PanelGemm& g, int64_t row, int64_t panel, F (&acc)[R][P * kVectors]) {
+  if (g.bias) {
+    for (int j = 0; j < P * kVectors; ++j) {
+      const F bias = load(g.bias + panel * kPanel + j * kLanes);
+      for (int r = 0; r < R; ++r) acc[r][j] = add(acc[r][j], bias);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    if (g.epilogue == Epilogue::store || g.epilogue == Epilogue::add) {
+      float* out = g.out + (row + r) * g.ldo + panel * kPanel;
+      for (int j = 0; j < P * kVectors; ++j) store(out + j * kLanes, g.epilogue == Epilogue::add ? add(load(out + j * kLanes), acc[r][j]) : acc[r][j]);
+    } else {
+      T* out = static_cast<T*>(g.gated) + (row + r) * g.ld_gated + panel / 2 * kPanel;
+      for (int j = 0; j + kVectors < P * kVectors; j += 2 * kVectors)
+        for (int v = 0; v < kVectors; ++v) {
+          const F gate = acc[r][j + v], up = acc[r][j + kVectors + v];
+          store_elements(out + j / 2 * kLanes + v * kLanes, mul(g.epilogue == Epilogue::silu ? silu(gate) : gelu(gate), up));
+        }
+    }
+  }
+}
+
+template <class T, int R, int P>
+static void tile(const PanelGemm& g, int64_t row, int64_t panel) {
+  F acc[R][P * kVectors];
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < P * kVectors; ++j) acc[r][j] = set1(0);
+  const T *a = static_cast<const T*>(g.a) + row * g.lda, *w = static_cast<const T*>(g.w) + panel * kPanel * g.depth;
+  const int64_t stride = kPanel * g.depth;
+  for (int64_t k = 0; k < g.depth; k += Pack<T>::step) {
+    decltype(load_weights(w)) weights[P * kVectors];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; ++v) weights[p * kVectors + v] = load_weights(w + p * stride + k * kPanel + v * kLanes * Pack<T>::step);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const auto x = broadcast(a + r * g.lda + k);
+#pragma GCC unroll 16
+      for (int j = 0; j < P * kVectors; ++j) acc[r][j] = dot(acc[r][j], x, weights[j]);
+    }
+  }
+  finish_tile<T, R, P>(g, row, panel, acc);
+}
+
+template <class T, int R, int P>
+static void tiles(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel) {
+  if (rows == R) return tile<T, R, P>(g, row, panel);
+  if constexpr (R > 1) tiles<T, R - 1, P>(g, row, rows, panel);
+}
+
+template <class T, int P>
+static void panels(const PanelGemm& g, int64_t panel, int64_t count) {
+  if (count >= P) {
+    const int64_t groups = (g.rows + kRows - 1) / kRows;  // of nearly equal size: the weights are read once per group
+    for (int64_t i = 0, row = 0; i < groups; ++i) {
+      const int64_t next = g.rows * (i + 1) / groups;
+      tiles<T, kRows, P>(g, row, next - row, panel);
+      row = next;
+    }
+  } else if constexpr (P > 1) {
+    panels<T, P - 1>(g, panel, count);
+  }
+}
+
+template <class T>
+static void gemm(const PanelGemm& g) {
+  for (int64_t panel = g.panel_begin; panel < g.panel_end; panel += kPanels) panels<T, kPanels>(g, panel, g.panel_end - panel);
+}
+
+static float inverse_rms(const float* x, int64_t n, float epsilon) {
+  F sum = set1(0);
+  for (int64_t i = 0; i < n; i += kLanes) sum = fma(load(x + i), load(x + i), sum);  // behind n: zeros
+  return 1 / std::sqrt(float(reduce_add(sum)) / float(n) + epsilon);
+}
+
+template <class T>
+static void norm(const float* x, const float* weight, int64_t n, float epsilon, void* out) {
+  const F scale = set1(inverse_rms(x, n, epsilon));
+  for (int64_t i = 0; i < n; i += kLanes) store_elements(static_cast<T*>(out) + i, mul(mul(load(x + i), scale), load(weight + i)));
+}
+
+static void norm_f32(const float* x, const float* weight, int64_t n, float epsilon, float* out) { norm<float>(x, weight, n, epsilon, out); }
+
+static void norm_add(const float* x, const float* weight, int64_t n, float epsilon, float* sum) {
+  const F scale = set1(inverse_rms(x, n, epsilon));
+  for (int64_t i = 0; i < n; i += kLanes) store(sum + i, add(load(sum + i), mul(mul(load(x + i), scale), load(weight + i))));
+}
+
+static void rotate(float* x, const float* cosine, const float* sine, int64_t half) {
+  for (int64_t i = 0; i < half; ++i) {
+    const float re = x[i], im = x[half + i];
+    x[i] = re * cosine[i] - im * sine[i];
+    x[half + i] = im * cosine[i] + re * sine[i];
+  }
+}
+
+template <class T>
+static void convert(const float* x, int64_t n, float scale, void* out) {
+  for (int64_t i = 0; i < n; i += kLanes) store_elements(static_cast<T*>(out) + i, mul(load(x + i), set1(scale)));
+}
+
+// s[low, high) <- exp(s - max); the rest of [begin, end) <- 0 (begin and end are multiples of 16). Returns max; *sum: of the results.
+static float softmax(float* s, int64_t begin, int64_t low, int64_t high, int64_t end, float* sum) {
+  for (int64_t j = begin; j < low; ++j) s[j] = -INFINITY;
+  for (int64_t j = high; j < end; ++j) s[j] = -INFINITY;
+  F most = set1(-INFINITY), total = set1(0);
+  for (int64_t j = begin; j < end; j += kLanes) most = max(load(s + j), most);
+  const float max = reduce_max(most);
+  for (int64_t j = begin; j < end; j += kLanes) {
+    const F p = exp(sub(load(s + j), set1(max)));
+    store(s + j, p);
+    total = add(total, p);
+  }
+  *sum = float(reduce_add(total));
+  return max;
+}
+
+template <class T, int R>
+static void weigh_rows(const WeightedValues& w, int64_t row, int64_t column) {
+  F acc[R][kVectors];
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < kVectors; ++v) acc[r][v] = load(w.out + (row + r) * w.dim + column + v * kLanes);
+  for (int64_t j = w.begin; j < w.end; ++j) {
+    F values[kVectors];
+    const T* value = static_cast<const T*>(w.v) + (w.slots ? w.slots[j] : j) * w.dim + column;
+    for (int v = 0; v < kVectors; ++v) values[v] = load_elements(value + v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const F p = set1(w.p[(row + r) * w.ldp + j]);
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = fma(p, values[v], acc[r][v]);
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < kVectors; ++v) store(w.out + (row + r) * w.dim + column + v * kLanes, acc[r][v]);
+}
+
+template <class T, int R>
+static void weigh_some(const WeightedValues& w, int64_t row, int64_t rows, int64_t column) {
+  if (rows == R) return weigh_rows<T, R>(w, row, column);
+  if constexpr (R > 1) weigh_some<T, R - 1>(w, row, rows, column);
+}
+
+template <class T>
+static void weigh(const WeightedValues& w) {
+  const int64_t tile = kVectors > 4 ? 1 : 12 / kVectors;
+  for (int64_t column = 0; column < w.dim; column += kPanel)
+    for (int64_t row = 0; row < w.rows; row += tile) weigh_some<T, 12>(w, row, w.rows - row < tile ? w.rows - row : tile, column);
+}
+
+// A part is [dim] weighted values, the sum of their weights and the maximum they are relative to. out <- all parts together,
+// divided by the sum, as elements; the first part is overwritten.
+template <class T>
+static void merge(const float* parts, int64_t stride, int64_t count, int64_t dim, void* out) {
+  float most = -INFINITY, total = 0;
+  for (int64_t s = 0; s < count; ++s) {
+    const float max = parts[s * stride + dim + 1];
+    most = max > most || max != max ? max : most;
+  }
+  for (int64_t s = 0; s < count; ++s) total += parts[s * stride + dim] * exp1(parts[s * stride + dim + 1] - most);
+  const F scale = set1(1 / total);
+  for (int64_t i = 0; i < dim; i += kLanes) {
+    F sum = set1(0);
+    for (int64_t s = 0; s < count; ++s) sum = fma(load(parts + s * stride + i), exp(set1(parts[s * stride + dim + 1] - most)), sum);
+    store_elements(static_cast<T*>(out) + i, mul(sum, scale));
+  }
+}
+
+extern const StepKernels f32_kernels, bf16_kernels;
+const StepKernels f32_kernels{Element::f32, gemm<float>, norm<float>, norm_f32, norm_add, rotate, convert<float>, softmax, weigh<float>, merge<float>};
+const StepKernels bf16_kernels{Element::bf16, gemm<uint16_t>, norm<uint16_t>, norm_f32, norm_add, rotate, convert<uint16_t>, softmax, weigh<uint16_t>, merge<uint16_t>};
+
+}  // namespace FD_SIMD_NAMESPACE
+}  // namespace fastdecode

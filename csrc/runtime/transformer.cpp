@@ -1,0 +1,235 @@
+#include "runtime/transformer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+#include "ops/cpu/convert.h"
+#include "runtime/attention.h"
+#include "runtime/parallel.h"
+#include "runtime/team.h"
+
+namespace fastdecode {
+
+// One forward pass: phases of independent items between barriers, the same for every thread of the team.
+class Step {
+ public:
+  Step(Transformer& model, KvCache& cache, const TokenSet& set, float* logits, int64_t ld)
+      : t_(model), c_(model.config), cache_(cache), set_(set), logits_(logits), ld_logits_(ld), kernels_(step_kernels(c_.element)), m_(set.size()), element_(bytes_of(c_.element)),
+        ld_(round_up(c_.width, kDepth)), ld_heads_(round_up(c_.heads * c_.dim, kDepth)), ld_inner_(round_up(c_.inner, kDepth)), ld_qkv_((c_.heads + 2 * c_.kv_heads) * c_.dim), depth_(round_up(c_.dim, kDepth)) {
+    plan_layers();
+    reserve();
+  }
+
+  void run() {
+    for (size_t b = 0; b < set_.rows.size(); ++b) cache_.reserve(set_.rows[b], set_.first_slot[b] + set_.slot_count[b]);
+    run_team(*this);
+  }
+
+  void operator()(Team& team, int member) {
+    each(team, m_, [&](int64_t m) { embed(m); });
+    for (size_t i = 0; i < t_.layers.size(); ++i) {
+      const Layer& layer = t_.layers[i];
+      each(team, m_, [&](int64_t m) { kernels_.norm(hidden(m), layer.attention_norm.data(), c_.width, c_.epsilon, input(m, ld_)); });
+      multiply(team, layer.qkv, space().inputs.at(), ld_, m_, Epilogue::store, qkv(0), ld_qkv_);
+      each(team, m_ * c_.kv_heads, [&](int64_t item) { rotate_and_store(layer, int64_t(i), item / c_.kv_heads, item % c_.kv_heads); });
+      if (i + 1 == t_.layers.size() && set_.wanted.empty()) break;  // only the keys and values were asked for
+      attend_layer(team, member, layer, int64_t(i));
+      add_to_hidden(team, layer.out, space().attended.at(), ld_heads_, layer.after_attention_norm);
+      each(team, m_, [&](int64_t m) { kernels_.norm(hidden(m), layer.mlp_norm.data(), c_.width, c_.epsilon, input(m, ld_)); });
+      multiply(team, layer.gate_up, space().inputs.at(), ld_, m_, c_.activation == Activation::silu ? Epilogue::silu : Epilogue::gelu, nullptr, 0);
+      add_to_hidden(team, layer.down, space().gated.at(), ld_inner_, layer.after_mlp_norm);
+    }
+    if (set_.wanted.empty()) return;
+    const int64_t wanted = int64_t(set_.wanted.size());
+    each(team, wanted, [&](int64_t i) { kernels_.norm(hidden(set_.wanted[i]), t_.norm.data(), c_.width, c_.epsilon, input(i, ld_)); });
+    multiply(team, t_.head, space().inputs.at(), ld_, wanted, Epilogue::store, logits_, ld_logits_);
+  }
+
+ private:
+  Transformer::Workspace& space() { return t_.space_; }
+  float* hidden(int64_t m) { return space().hidden.at<float>(m * ld_); }
+  float* mixed(int64_t m) { return space().mixed.at<float>(m * ld_); }
+  float* qkv(int64_t m) { return space().qkv.at<float>(m * ld_qkv_); }
+  char* input(int64_t m, int64_t ld) { return space().inputs.at(m * ld * element_); }
+  float* part(int64_t m, int64_t head, const AttentionPlan& plan, int64_t size) { return space().parts.at<float>((m * c_.heads + head) * plan.splits * size); }
+
+  // All members share the items of a phase.
+  template <class F>
+  static void each(Team& team, int64_t items, const F& work) {
+    for (int64_t i; (i = team.take()) < items;) work(i);
+    team.sync();
+  }
+
+  // Items are ranges of panels: equal shares when the machine is quiet, several per member when a matrix is large.
+  void multiply(Team& team, const PackedMatrix& w, const char* a, int64_t lda, int64_t rows, Epilogue epilogue, float* out, int64_t ldo) {
+    const int64_t pairs = (w.panels() + 1) / 2, items = std::min(pairs, team.size() * std::max<int64_t>(1, w.panels() / (team.size() * 12)));
+    PanelGemm g{a, lda, w.data(), rows, w.depth(), 0, 0, epilogue, out, ldo, w.bias(), space().gated.at(), ld_inner_};
+    each(team, items, [&](int64_t i) {
+      PanelGemm part = g;
+      part.panel_begin = 2 * (pairs * i / items);
+      part.panel_end = std::min(w.panels(), 2 * (pairs * (i + 1) / items));
+      kernels_.gemm(part);
+    });
+  }
+
+  // hidden += norm(a x w), the norm only in families that have one there.
+  void add_to_hidden(Team& team, const PackedMatrix& w, const char* a, int64_t lda, const std::vector<float>& norm) {
+    if (norm.empty()) return multiply(team, w, a, lda, m_, Epilogue::add, hidden(0), ld_);
+    multiply(team, w, a, lda, m_, Epilogue::store, mixed(0), ld_);
+    each(team, m_, [&](int64_t m) { kernels_.norm_add(mixed(m), norm.data(), c_.width, c_.epsilon, hidden(m)); });
+  }
+
+  void embed(int64_t m) {
+    float* out = hidden(m);
+    const int32_t id = set_.token[m];
+    std::fill(out, out + ld_, 0.0f);
+    if (t_.embedding.size() == 0) {
+      t_.head.unpack(id, c_.embedding_scale, out);
+    } else {
+      for (int64_t k = 0; k < c_.width; ++k) out[k] = c_.embedding_scale * element(t_.embedding.at(), c_.element == Element::f32 ? kFloat32 : kBFloat16, id * c_.width + k);
+    }
+    for (size_t r = 0; r < t_.rotaries.size(); ++r) turn(t_.rotaries[r], m, rotary(r, m));
+  }
+
+  // Cosines, then sines, of one position.
+  void turn(const Rotary& rotary, int64_t m, float* out) {
+    const size_t half = rotary.frequencies.size();
+    for (size_t i = 0; i < half; ++i) {
+      const double angle = float(set_.position[m]) * rotary.frequencies[i];  // rounded to float, as transformers does
+      out[i] = float(std::cos(angle)) * rotary.scale;
+      out[half + i] = float(std::sin(angle)) * rotary.scale;
+    }
+  }
+  float* rotary(size_t r, int64_t m) { return space().rotary.at<float>((r * m_ + m) * c_.dim); }
+
+  void turn_head(const Layer& layer, const std::vector<float>& norm, int64_t m, float* head) {
+    if (!norm.empty()) kernels_.norm_f32(head, norm.data(), c_.dim, c_.epsilon, head);
+    if (layer.rotary < 0) return;
+    const int64_t half = int64_t(t_.rotaries[layer.rotary].frequencies.size());
+    kernels_.rotate(head, rotary(layer.rotary, m), rotary(layer.rotary, m) + half, half);
+  }
+
+  // The queries that share key/value head h, rotated and scaled; key and value into their slot.
+  void rotate_and_store(const Layer& layer, int64_t index, int64_t m, int64_t h) {
+    const int64_t group = c_.heads / c_.kv_heads;
+    float *q = qkv(m) + h * group * c_.dim, *k = qkv(m) + (c_.heads + h) * c_.dim, *v = k + c_.kv_heads * c_.dim;
+    char* queries = space().queries.at((h * m_ + m) * group * depth_ * element_);
+    for (int64_t g = 0; g < group; ++g) {
+      turn_head(layer, layer.query_norm, m, q + g * c_.dim);
+      kernels_.convert(q + g * c_.dim, c_.dim, c_.attention_scale, queries + g * depth_ * element_);
+    }
+    turn_head(layer, layer.key_norm, m, k);
+    alignas(64) char key[kMaxDim * 4], value[kMaxDim * 4];
+    kernels_.convert(k, c_.dim, 1, key);
+    kernels_.convert(v, c_.dim, 1, value);
+    cache_.write(sequence_row(m), index, h, set_.slot[m], key, value);
+  }
+
+  int32_t sequence_row(int64_t m) const { return set_.rows[std::upper_bound(set_.begin.begin(), set_.begin.end(), m) - set_.begin.begin() - 1]; }
+
+  void attend_layer(Team& team, int member, const Layer& layer, int64_t index) {
+    const AttentionShape shape{c_.heads, c_.kv_heads, c_.dim, layer.window};
+    const AttentionPlan& plan = plans_[layer.window ? plan_of_window(layer.window) : 0];
+    const AttentionArgs args{set_, shape, plan, cache_, kernels_, index, depth_, space().queries.at(), space().parts.at<float>()};
+    float* scratch = space().scratch.at<float>(member * scratch_);
+    each(team, int64_t(plan.tasks.size()), [&](int64_t i) { attend(args, plan.tasks[i], scratch); });
+    each(team, m_, [&](int64_t m) {
+      const SplitRange range = visible_splits(set_, m, layer.window);
+      char* out = space().attended.at(m * ld_heads_ * element_);
+      for (int64_t head = 0; head < c_.heads; ++head)
+        kernels_.merge(part(m, head, plan, shape.part()) + range.first * shape.part(), shape.part(), range.last - range.first + 1, c_.dim, out + head * c_.dim * element_);
+    });
+  }
+
+  // Plans differ by window only: plan 0 is for layers that see everything.
+  void plan_layers() {
+    windows_.push_back(0);
+    for (const Layer& layer : t_.layers)
+      if (std::find(windows_.begin(), windows_.end(), layer.window) == windows_.end()) windows_.push_back(layer.window);
+    for (int64_t window : windows_) plans_.push_back(plan_attention(set_, {c_.heads, c_.kv_heads, c_.dim, window}));
+  }
+  size_t plan_of_window(int64_t window) const { return std::find(windows_.begin(), windows_.end(), window) - windows_.begin(); }
+
+  // Padding in these buffers is zero from the start and stays so.
+  void reserve() {
+    Transformer::Workspace& s = space();
+    int64_t parts = 0;
+    for (const AttentionPlan& plan : plans_) {
+      parts = std::max(parts, m_ * c_.heads * plan.splits * (c_.dim + kPanel));
+      scratch_ = std::max(scratch_, round_up(plan.scratch_floats(c_.dim), 64));
+    }
+    s.hidden.reserve(m_ * ld_ * 4);
+    s.mixed.reserve(m_ * ld_ * 4);
+    s.inputs.reserve(m_ * ld_ * element_);
+    s.qkv.reserve(m_ * ld_qkv_ * 4);
+    s.queries.reserve(m_ * c_.heads * depth_ * element_);
+    s.attended.reserve(m_ * ld_heads_ * element_);
+    s.gated.reserve(m_ * ld_inner_ * element_);
+    s.parts.reserve(parts * 4);
+    s.scratch.reserve(num_threads() * scratch_ * 4);
+    s.rotary.reserve(t_.rotaries.size() * m_ * c_.dim * 4);
+  }
+
+  static const int64_t kMaxDim = 512;
+  friend class Transformer;
+
+  Transformer& t_;
+  const TransformerConfig& c_;
+  KvCache& cache_;
+  const TokenSet& set_;
+  float* logits_;
+  int64_t ld_logits_;
+  const StepKernels& kernels_;
+  int64_t m_, element_, ld_, ld_heads_, ld_inner_, ld_qkv_, depth_, scratch_ = 0;
+  std::vector<int64_t> windows_;
+  std::vector<AttentionPlan> plans_;
+};
+
+namespace {
+
+void require(bool holds, const std::string& what) {
+  if (!holds) throw std::invalid_argument(what);
+}
+
+void check_matrix(const PackedMatrix& w, int64_t outputs, int64_t inputs, const std::string& name) {
+  require(w.inputs() == inputs && w.panels() == (outputs + kPanel - 1) / kPanel, name + " has not the shape [" + std::to_string(outputs) + ", " + std::to_string(inputs) + "] that the configuration asks for");
+}
+
+}  // namespace
+
+void Transformer::check() const {
+  const TransformerConfig& c = config;
+  require(c.vocab > 0 && c.width > 0 && c.inner > 0 && c.kv_heads > 0 && c.heads > 0, "the configuration has sizes that are not positive");
+  require(c.heads % c.kv_heads == 0, "heads is not a multiple of kv_heads");
+  require(c.dim > 0 && c.dim % kPanel == 0 && c.dim <= Step::kMaxDim, "head dimension " + std::to_string(c.dim) + " is not a multiple of 16 up to " + std::to_string(Step::kMaxDim));
+  require(c.width % kPanel == 0 && c.inner % kPanel == 0, "hidden size or MLP width is not a multiple of 16");
+  require(!layers.empty() && int64_t(norm.size()) >= c.width, "layers or the final norm are missing");
+  for (const Rotary& r : rotaries) require(!r.frequencies.empty() && int64_t(2 * r.frequencies.size()) <= c.dim, "rotary frequencies do not fit the head dimension");
+  check_matrix(head, c.vocab, c.width, "lm_head");
+  for (const Layer& l : layers) {
+    check_matrix(l.qkv, (c.heads + 2 * c.kv_heads) * c.dim, c.width, "qkv");
+    check_matrix(l.out, c.width, c.heads * c.dim, "out");
+    check_matrix(l.gate_up, 2 * c.inner, c.width, "gate_up");
+    check_matrix(l.down, c.width, c.inner, "down");
+    require(l.rotary < int(rotaries.size()) && l.window >= 0, "a layer names a rotary table or window that does not exist");
+    require(int64_t(l.attention_norm.size()) >= c.width && int64_t(l.mlp_norm.size()) >= c.width, "a layer's norms are missing");
+  }
+}
+
+size_t Transformer::weight_bytes() const {
+  size_t sum = head.bytes() + norm.size() * 4;
+  for (const Layer& l : layers) {
+    for (const PackedMatrix* w : {&l.qkv, &l.out, &l.gate_up, &l.down}) sum += w->bytes();
+    for (const auto* n : {&l.attention_norm, &l.query_norm, &l.key_norm, &l.after_attention_norm, &l.mlp_norm, &l.after_mlp_norm}) sum += n->size() * 4;
+  }
+  return sum;
+}
+
+void Transformer::forward(KvCache& cache, const TokenSet& set, float* logits, int64_t ld) {
+  for (int32_t token : set.token) require(token >= 0 && token < config.vocab, "token " + std::to_string(token) + " is outside the vocabulary 0 .. " + std::to_string(config.vocab - 1));
+  if (set.size() > 0) Step(*this, cache, set, logits, ld).run();
+}
+
+}  // namespace fastdecode

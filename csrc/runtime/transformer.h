@@ -1,0 +1,60 @@
+// A decoder-only transformer on packed weights: one step over a token set, its keys and values in a KvCache.
+#pragma once
+
+#include <vector>
+
+#include "runtime/kv_cache.h"
+#include "runtime/packed_matrix.h"
+#include "runtime/token_set.h"
+
+namespace fastdecode {
+
+enum class Activation { silu, gelu };
+
+struct TransformerConfig {
+  Element element;
+  int64_t vocab, width, heads, kv_heads, dim, inner;  // inner: width of the gated MLP
+  float epsilon;                                      // of the RMS norms
+  float attention_scale, embedding_scale;
+  Activation activation;
+};
+
+// Rotary frequencies; layers name one by its index, or -1 for none.
+struct Rotary {
+  std::vector<float> frequencies;  // radians per position, for the pairs (i, i + count)
+  float scale;                     // of sines and cosines (YaRN)
+};
+
+struct Layer {
+  PackedMatrix qkv, out, gate_up, down;
+  // Weights of norms, padded to a multiple of 16 with zeros; empty where a family has none.
+  std::vector<float> attention_norm, query_norm, key_norm, after_attention_norm, mlp_norm, after_mlp_norm;
+  int64_t window = 0;  // keys a token sees, itself included; 0: all
+  int rotary = -1;
+};
+
+class Transformer {
+ public:
+  TransformerConfig config;
+  std::vector<Rotary> rotaries;
+  std::vector<Layer> layers;
+  std::vector<float> norm;
+  PackedMatrix head;
+  Memory embedding;  // [vocab, width] elements; empty when it is the head itself
+  
+  void check() const;  // throws std::invalid_argument naming what is missing or does not fit
+  size_t weight_bytes() const;
+  CacheShape cache_shape() const { return {config.element, int64_t(layers.size()), config.kv_heads, config.dim}; }
+
+  // Computes the tokens of the set; logits [wanted, ld] of those that want them, ld >= the head's columns (a multiple of 16).
+  void forward(KvCache& cache, const TokenSet& set, float* logits, int64_t ld);
+
+ private:
+  struct Workspace {
+    Memory hidden, mixed, inputs, qkv, queries, attended, gated, parts, scratch, rotary;
+  };
+  friend class Step;
+  Workspace space_;
+};
+
+}  // namespace fastdecode
