@@ -7,15 +7,17 @@ import inspect
 from fastdecode.speculative.drafters import DRAFTERS, CompositeDrafter, ModelDrafter
 from fastdecode.speculative.verifiers import VERIFIERS
 from fastdecode.targets.hf import TESTED_FAMILIES
+from fastdecode.targets.packing import NATIVE_FAMILIES
 
 
 def markdown() -> str:
     """Three Markdown tables: drafters, verifiers, model families."""
     drafters = {**DRAFTERS, "a draft model": ModelDrafter, "a list of drafters": CompositeDrafter}
+    native = {family.name for family in NATIVE_FAMILIES.values()}
     parts = [
         _table(("drafter", "what it does"), [(_code(name), _summary(kind)) for name, kind in drafters.items()]),
         _table(("verifier", "rule", "lossless"), [(_code(name), _summary(type(v)), "yes" if v.lossless else "no") for name, v in VERIFIERS.items()]),
-        _table(("model family", "tested with"), list(TESTED_FAMILIES.items())),
+        _table(("model family", "compiled CPU runtime", "tested with"), [(name, "yes" if name in native else "no", tests) for name, tests in TESTED_FAMILIES.items()]),
     ]
     return "\n\n".join(parts)
 

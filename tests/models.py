@@ -21,6 +21,7 @@ FAMILIES = {
     "qwen3": lambda: transformers.Qwen3Config(head_dim=16, **_LLAMA),
     "mistral": lambda: transformers.MistralConfig(sliding_window=9, **_LLAMA),
     "gemma3": lambda: transformers.Gemma3TextConfig(head_dim=64, sliding_window=7, layer_types=["sliding_attention", "full_attention", "sliding_attention"], **_LLAMA),
+    "smollm3": lambda: transformers.SmolLM3Config(no_rope_layers=[1, 0, 1], **_LLAMA),
     "gpt2": lambda: transformers.GPT2Config(n_embd=64, n_layer=3, n_head=4, n_positions=512, **_COMMON),
 }
 

@@ -72,6 +72,8 @@ class Decoding:
         start = time.perf_counter()
         with self._timed("target"):
             logits = self.target.forward(self.state, rows, tree)
+        if logits.dtype == torch.float64:
+            logits = logits.float()  # what the operations take
         self.cost.record(tree.tokens.numel(), time.perf_counter() - start)
         with self._timed("verify"):
             verdict = self._verify(tree, logits, requests)

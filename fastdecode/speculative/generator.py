@@ -18,7 +18,7 @@ from fastdecode.speculative.request import Request
 from fastdecode.speculative.step_cost import StepCost
 from fastdecode.speculative.streaming import TextStream
 from fastdecode.speculative.verifiers import Verifier, make_verifier
-from fastdecode.targets.hf import HFTarget
+from fastdecode.targets import make_target
 
 DEFAULT_DRAFT = 16
 
@@ -38,7 +38,8 @@ class SpeculativeGenerator:
         max_draft: draft tokens per round and request.
         min_score: drafts whose estimated chance of acceptance is lower are never made. Those that are made are cut to the
             size that is worth it at the measured cost of a pass.
-        target: "auto" or "hf".
+        target: "native" runs the model in the compiled CPU runtime, "hf" through its transformers modules, "auto" in the
+            runtime where it can.
         draft_tokenizer: of a draft model, to check that it matches.
 
     Raises:
@@ -57,15 +58,13 @@ class SpeculativeGenerator:
         target: str = "auto",
         draft_tokenizer=None,
     ):
-        if target not in ("auto", "hf"):
-            raise ValueError(f"target={target!r} is unknown: use auto or hf")
         if not _is_count(max_draft):
             raise ValueError(f"max_draft={max_draft!r} must be an integer of at least 0")
         if not isinstance(min_score, (int, float)) or isinstance(min_score, bool) or not 0 <= min_score <= 1:
             raise ValueError(f"min_score={min_score!r} must lie between 0 and 1")
         self.verifier = make_verifier(verifier)
         self.drafter = make_drafter(drafter)
-        self.target = HFTarget(model)
+        self.target = make_target(target, model)
         self.model, self.tokenizer, self.max_draft, self.min_score = model, tokenizer, max_draft, float(min_score)
         pair_with_target(self.drafter, self.target.vocab_size, tokenizer, draft_tokenizer)
         self._lock = threading.RLock()  # one forward pass at a time: calls from several threads take turns

@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import Protocol, Sequence
 
 import torch
+from transformers import PreTrainedModel
 
 from fastdecode.speculative.tree import DraftTree
+
+
+def check_model(model: PreTrainedModel) -> None:
+    """What every target asks of a model, whatever its family."""
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(f"model is {type(model).__name__}, expected a transformers PreTrainedModel; load one with AutoModelForCausalLM.from_pretrained")
+    if model.training:
+        raise ValueError("model is in training mode (dropout is active); call model.eval() first")
 
 
 class TargetState(Protocol):

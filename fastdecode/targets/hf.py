@@ -12,6 +12,7 @@ from fastdecode import ops
 from fastdecode.errors import InvalidLogitsError, UnsupportedModelError
 from fastdecode.speculative.tree import Draft, DraftTree
 from fastdecode.targets.attention import Step, attention_configs, running
+from fastdecode.targets.base import check_model
 from fastdecode.targets.slots import KVSlots
 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
@@ -21,6 +22,7 @@ TESTED_FAMILIES = {  # of models whose attention goes through the interface of t
     "Qwen2, Qwen2.5": "random configurations",
     "Qwen3": "random configurations",
     "Gemma 3 (text)": "random configurations, sliding and full layers",
+    "SmolLM3": "random configurations",
     "GPT-2": "random configurations",
 }
 PREFILL_CHUNK = 512  # bounds the mask and the logits of a long prompt
@@ -41,8 +43,7 @@ class HFTarget:
     """
 
     def __init__(self, model: PreTrainedModel, check: bool = True):
-        if not isinstance(model, PreTrainedModel):
-            raise TypeError(f"model is {type(model).__name__}, expected a transformers PreTrainedModel; load one with AutoModelForCausalLM.from_pretrained")
+        check_model(model)
         self.model = model
         self.config: PretrainedConfig = model.config.get_text_config(decoder=True)
         _refuse_unsupported(model, self.config)
@@ -102,8 +103,6 @@ def _refuse_unsupported(model: PreTrainedModel, config: PretrainedConfig) -> Non
         raise UnsupportedModelError(f"{name} has layers that cannot be rolled back after a rejected draft ({what}); use model.generate for this model")
     if not getattr(model, "_supports_attention_backend", False):
         raise UnsupportedModelError(f"{name} does not use the attention interface of transformers, so draft trees cannot be masked; use model.generate for this model")
-    if model.training:
-        raise ValueError("model is in training mode (dropout is active); call model.eval() first")
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from fastdecode import _C
 from fastdecode.speculative.tree import DraftTree
+from fastdecode.targets.base import check_model
 from fastdecode.targets.packing import pack_model, refuse_unsupported
 
 PREFILL_CHUNK = 256  # bounds the workspace of a long prompt
@@ -32,7 +33,7 @@ class NativeTarget:
 
     The logits of a token depend on the tokens it sees alone, bit for bit: not on the tree, batch or chunk it is computed in
     and not on the number of threads. Keys and values are kept, and products with the weights are taken, in the dtype of the
-    weights; everything else, logits included, is float32.
+    weights; everything else, logits included, is float32. The weights are copied: later changes to `model` have no effect.
 
     Args:
         model: a causal LM of transformers on the CPU whose family the runtime knows (`NATIVE_FAMILIES`).
@@ -44,6 +45,7 @@ class NativeTarget:
     device = torch.device("cpu")
 
     def __init__(self, model: PreTrainedModel):
+        check_model(model)
         refuse_unsupported(model)
         self.transformer = pack_model(model)
         self.vocab_size = model.get_output_embeddings().weight.shape[0]

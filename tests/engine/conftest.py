@@ -1,6 +1,8 @@
 import pytest
 from transformers.utils import logging
 
+from fastdecode.targets import make_target
+from fastdecode.targets.packing import NATIVE_FAMILIES
 from tests.models import byte_tokenizer, small_model
 from tests.threads import one_thread  # noqa: F401
 
@@ -24,3 +26,11 @@ def draft_llama():
     model.model.layers = model.model.layers[:2]
     model.config.num_hidden_layers = 2
     return model
+
+
+@pytest.fixture(params=["native", "hf"])
+def both_targets(request, monkeypatch):
+    """Runs a test with each target in the place of "auto"."""
+    choose = lambda target, model: make_target(request.param if target == "auto" and model.config.model_type in NATIVE_FAMILIES else target, model)
+    for user in ("fastdecode.speculative.generator.make_target", "fastdecode.speculative.drafters.model.make_target"):
+        monkeypatch.setattr(user, choose)

@@ -83,7 +83,9 @@ CONSTRUCTION = {
     "other tokenizer": (lambda m: SpeculativeGenerator(m, byte_tokenizer(), drafter=m, draft_tokenizer=other_tokenizer()), ValueError, r"tokenizer differs: '<extra>' is id \d+ there and None here"),
     "unknown verifier": (build(verifier="tree"), ValueError, r"verifier='tree' is unknown: use auto.*point"),
     "verifier without methods": (build(verifier=Silent()), TypeError, r"verifier is Silent.*verify"),
-    "unknown target": (build(target="vllm"), ValueError, r"target='vllm' is unknown: use auto or hf"),
+    "native runtime without code for the model": (lambda m: SpeculativeGenerator(small_model("gpt2"), target="native"), UnsupportedModelError, r"GPT2LMHeadModel: model type 'gpt2' is not one of llama.*target='hf'"),
+    "native runtime and float64": (lambda m: SpeculativeGenerator(small_model(dtype=torch.float64), target="native"), UnsupportedModelError, r"its dtype is torch\.float64.*target='hf'"),
+    "unknown target": (build(target="vllm"), ValueError, r"target='vllm' is unknown: use auto, native or hf"),
     "max_draft negative": (build(max_draft=-1), ValueError, r"max_draft=-1 must be"),
     "max_draft bool": (build(max_draft=True), ValueError, r"max_draft=True must be"),
     "max_draft text": (build(max_draft="3"), ValueError, r"max_draft='3' must be"),
@@ -226,7 +228,7 @@ def test_drafts_that_are_no_tree(llama, generator, expected, tokens, parents, me
 @pytest.mark.parametrize("do_sample", [False, True])
 def test_a_model_that_returns_nan(do_sample):
     model = small_model()
-    generator = SpeculativeGenerator(model)
+    generator = SpeculativeGenerator(model, target="hf")  # the other target has its own copy of the weights
     weight = model.get_output_embeddings().weight
     good = generator.generate(PROMPT, **GOOD).token_ids
     before = weight.detach().clone()
@@ -235,7 +237,9 @@ def test_a_model_that_returns_nan(do_sample):
     with pytest.raises(InvalidLogitsError, match="output position 0: the model returned NaN.*check the weights"):
         generator.generate(PROMPT, do_sample=do_sample, **GOOD)
     with pytest.raises(InvalidLogitsError, match="NaN"):
-        SpeculativeGenerator(model)
+        SpeculativeGenerator(model, target="hf")
+    with pytest.raises(InvalidLogitsError, match="output position 0: the model returned NaN.*check the weights"):
+        SpeculativeGenerator(model, target="native").generate(PROMPT, do_sample=do_sample, **GOOD)
     with torch.no_grad():
         weight.copy_(before)
     assert generator.generate(PROMPT, **GOOD).token_ids == good

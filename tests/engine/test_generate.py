@@ -8,6 +8,7 @@ from fastdecode import SpeculativeGenerator
 from fastdecode.speculative.drafters import ModelDrafter, PromptLookupDrafter, SuffixDrafter
 from tests.models import EOS, FAMILIES, PAD, OracleDrafter, plain_tokens, random_prompt, small_model
 
+pytestmark = pytest.mark.usefixtures("both_targets")
 PROMPTS = [random_prompt(n, seed=n) for n in (12, 5, 31, 1, 18, 2, 9, 24)]
 DRAFTERS = {
     "none": lambda draft: "none",

@@ -12,7 +12,7 @@ from fastdecode.speculative.drafters.base import Budget
 from fastdecode.speculative.processors import tree_probs
 from fastdecode.speculative.tree import Draft, DraftTree, Draws
 from fastdecode.targets.base import prefill_rows
-from fastdecode.targets.hf import HFTarget
+from fastdecode.targets import make_target
 
 DRAFT = 1  # purpose word of random keys, see csrc/include/fastdecode/philox.cuh
 
@@ -44,7 +44,7 @@ class ModelDrafter:
             raise ValueError(f"num_tokens={num_tokens!r} must be a positive integer")
         if not isinstance(siblings, int) or isinstance(siblings, bool) or siblings < 0:
             raise ValueError(f"siblings={siblings!r} must be an integer of at least 0")
-        self.target = HFTarget(model)
+        self.target = make_target("auto", model)
         self.num_tokens, self.siblings = num_tokens, siblings
         self.vocab_size: int | None = None  # of the model that verifies; set by the generator
 

@@ -1,0 +1,209 @@
+"""The compiled runtime: close to transformers, and equal to itself bit for bit however a token is computed."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from fastdecode import _C, SpeculativeGenerator
+from fastdecode.ops._dispatch import CPU_LEVELS, implementation
+from fastdecode.speculative.tree import Draft, DraftTree
+from fastdecode.targets.native import NativeTarget
+from fastdecode.targets.packing import NATIVE_FAMILIES
+from tests.models import FAMILIES, OracleDrafter, VOCAB, random_prompt, small_model
+
+NATIVE = [f for f in FAMILIES if f != "gpt2"]
+LEVELS = [level for level in CPU_LEVELS if CPU_LEVELS.index(level) <= CPU_LEVELS.index(_C.isa())]
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def random_tree(nodes: int, seed: int) -> Draft:
+    generator = np.random.default_rng(seed)
+    parents = np.array([generator.integers(max(-1, i - 4), i) for i in range(nodes)], np.int32)
+    tokens = np.arange(nodes, dtype=np.int32) % VOCAB  # siblings differ
+    return Draft(tokens, parents, np.ones(nodes, np.float32))
+
+
+def step_by_step(target: NativeTarget, tokens: list[int]) -> torch.Tensor:
+    """Logits [V] after the last token, one token per forward pass."""
+    state = target.new_state(1, 1)  # it has to grow
+    for token in tokens[:-1]:
+        target.prefill(state, 0, [token])
+    return target.forward(state, [0], DraftTree.build([tokens[-1]], [Draft.empty()]))[0, 0].clone()
+
+
+def plain_logits(model, tokens: list[int]) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(torch.tensor([tokens]), use_cache=False).logits[0]
+
+
+def changed(family: str, **changes):
+    """A small model with biases and norms that matter."""
+    model = small_model(family, **changes)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or "norm" in name:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
+    return model
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("family", NATIVE)
+def test_logits_are_close_to_transformers(family, level):
+    model = changed(family)
+    tokens = random_prompt(40, seed=3)
+    want = plain_logits(model, tokens)
+    with implementation(level):
+        target = NativeTarget(model)
+        state = target.new_state(1, 64)
+        got = target.forward(state, [0], DraftTree.build([tokens[0]], [Draft.chain(tokens[1:], [1.0] * 39)]))[0]
+    assert (got - want).abs().max() < 1e-5 * want.abs().max()
+
+
+@pytest.mark.parametrize("change", [
+    {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}},
+    {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}},
+    {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
+    {"attention_bias": True, "mlp_bias": True},
+    {"tie_word_embeddings": True},
+    {"num_key_value_heads": 1},
+    {"head_dim": 48},
+    {"hidden_size": 80, "num_attention_heads": 5, "num_key_value_heads": 5},
+    {"intermediate_size": 112, "vocab_size": 271},
+])  # fmt: skip
+def test_variants_of_llama(change):
+    model = changed("llama", **change)
+    tokens = random_prompt(90, seed=4)
+    want = plain_logits(model, tokens)[-1]
+    assert (step_by_step(NativeTarget(model), tokens) - want).abs().max() < 1e-5 * want.abs().max()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", NATIVE)
+def test_logits_do_not_depend_on_how_they_are_computed(family, dtype, level):
+    prompts = [random_prompt(n, seed=n) for n in (37, 1, 16, 70)]
+    drafts = [random_tree(n, seed=n) for n in (63, 0, 5, 17)]
+    with implementation(level):
+        target = NativeTarget(changed(family, dtype=dtype))
+        state = target.new_state(4, 8)
+        for row, prompt in enumerate(prompts):
+            target.prefill(state, row, prompt[:-1])
+        tree = DraftTree.build([p[-1] for p in prompts], drafts)
+        logits = target.forward(state, [0, 1, 2, 3], tree).clone()
+        for row, prompt in enumerate(prompts):
+            nodes = int(tree.num_nodes[row])
+            assert not logits[row, nodes:].any()
+            for node in {0, nodes // 2, nodes - 1}:
+                assert torch.equal(logits[row, node], step_by_step(target, prompt + tree.path_tokens(row, node))), (row, node)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_long_contexts_cross_splits_bit_for_bit(family, dtype):
+    model = changed(family, dtype=dtype, max_position_embeddings=2048, **({"sliding_window": 300} if family == "mistral" else {}))
+    target = NativeTarget(model)
+    prompt = random_prompt(1030, seed=5)
+    one_by_one, chunked = target.new_state(1, 1), target.new_state(1, 1)
+    for token in prompt[:-8]:
+        target.prefill(one_by_one, 0, [token])
+    target.prefill(chunked, 0, prompt[:-8])
+    paths = DraftTree.build([prompt[-8]], [random_tree(40, seed=9)])  # positions 1022 to 1034 lie in two splits
+    logits = [target.forward(state, [0], paths).clone() for state in (one_by_one, chunked)]
+    assert torch.equal(*logits)
+    node = int(paths.depth[0].argmax())
+    want = step_by_step(target, prompt[:-7] + paths.path_tokens(0, node))
+    assert torch.equal(logits[0][0, node], want) and int(paths.depth[0, node]) > 3
+    if dtype == torch.float32:
+        reference = plain_logits(model, prompt[:-7] + paths.path_tokens(0, node))[-1]
+        assert (want - reference).abs().max() < 1e-5 * reference.abs().max()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_logits_do_not_depend_on_the_number_of_threads(threads):
+    target = NativeTarget(changed("gemma3", dtype=torch.bfloat16))
+    tokens = random_prompt(40, seed=6)
+    tree = DraftTree.build([7], [random_tree(33, seed=2)])
+    results = []
+    try:
+        for n in (1, threads):
+            _C.set_num_threads(n)
+            state = target.new_state(1, 8)
+            target.prefill(state, 0, tokens)
+            results.append(target.forward(state, [0], tree).clone())
+    finally:
+        _C.set_num_threads(0)
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", NATIVE)
+def test_the_cache_after_commits_equals_a_fresh_one(family, dtype):
+    target = NativeTarget(changed(family, dtype=dtype))
+    prompt = random_prompt(21, seed=8)
+    state = target.new_state(2, 8)
+    target.prefill(state, 1, prompt[:-1])
+    text = list(prompt)
+    for round in range(6):
+        tree = DraftTree.build([text[-1]], [random_tree(20, seed=round)])
+        target.forward(state, [1], tree)
+        node = 7 + 2 * round
+        nodes = [0]
+        while node > 0:
+            nodes.insert(1, node)
+            node = int(tree.parents[0, node])
+        path = torch.full((1, 21), -1, dtype=torch.int32)
+        path[0, : len(nodes)] = torch.tensor(nodes, dtype=torch.int32)
+        target.commit(state, [1], path, torch.tensor([len(nodes) - 1], dtype=torch.int32))
+        text += tree.path_tokens(0, nodes[-1]) + [round]
+        assert state.lengths == [0, len(text) - 1]
+    state.copy_row(1, 0)
+    for row in (0, 1):
+        got = target.forward(state, [row], DraftTree.build([text[-1]], [Draft.empty()]))[0, 0]
+        assert torch.equal(got, step_by_step(target, text))
+
+
+@pytest.mark.parametrize("family", NATIVE)
+def test_bfloat16_drafts_change_nothing(family):
+    """Random weights in bfloat16 leave near ties everywhere; bit-equal logits do not care."""
+    model = small_model(family, dtype=torch.bfloat16, scale=1.0)
+    prompts = [random_prompt(n, seed=n) for n in (12, 5, 31, 1)]
+    plain = [SpeculativeGenerator(model, drafter="none").generate(p, max_new_tokens=30, eos_token_id=-1).token_ids for p in prompts]
+    for drafter in ("suffix", "prompt_lookup", OracleDrafter(plain, wrong_from=9)):
+        generator = SpeculativeGenerator(model, drafter=drafter)
+        assert [r.token_ids for r in generator.generate(prompts, max_new_tokens=30, eos_token_id=-1, speculate=12)] == plain
+
+
+def test_the_default_target():
+    assert set(NATIVE_FAMILIES) == {small_model(f).config.model_type for f in NATIVE}
+    assert isinstance(SpeculativeGenerator(small_model()).target, NativeTarget)
+
+
+@pytest.mark.parametrize("make, reason", [
+    (lambda: small_model("gpt2"), "model type 'gpt2' is not one of"),
+    (lambda: small_model(dtype=torch.float64), "its dtype is torch.float64"),
+    (lambda: small_model(hidden_act="relu"), "its activation is 'relu'"),
+    (lambda: small_model(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}), "its rotary frequencies change"),
+    (lambda: small_model(hidden_size=72, num_attention_heads=3, num_key_value_heads=3), "not a multiple of 16"),
+    (lambda: small_model("gemma3", final_logit_softcapping=30.0), "it caps logits"),
+])  # fmt: skip
+def test_other_models_fall_back_with_one_line(make, reason, caplog):
+    with caplog.at_level(logging.WARNING, "fastdecode"):
+        generator = SpeculativeGenerator(make())
+    assert not isinstance(generator.target, NativeTarget)
+    assert len(caplog.records) == 1 and reason in caplog.text and "runs through transformers" in caplog.text
+    assert len(generator.generate([1, 2, 3], max_new_tokens=3, eos_token_id=-1).token_ids) == 3
+
+
+def test_wrong_calls_into_the_runtime():
+    transformer = NativeTarget(small_model()).transformer
+    cache = transformer.new_cache(1, 16)
+    with pytest.raises(ValueError, match="token 259 is outside the vocabulary 0 .. 258"):
+        transformer.forward_chain(cache, 0, 0, [1, VOCAB])
+    with pytest.raises(ValueError, match="row 1 is not in a cache of 1"):
+        transformer.forward_chain(cache, 1, 0, [1])
+    with pytest.raises(ValueError, match="weights='int3' is unknown"):
+        _C.PackedMatrix("int3", 16, 16)
+    transformer.forward_chain(cache, 0, 0, [])  # nothing to do
