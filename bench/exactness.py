@@ -1,8 +1,11 @@
-"""Greedy text of every drafter against `model.generate` in fp32 on the Spec-Bench prompts.
+"""Tokens of every drafter on the Spec-Bench prompts, beside those of plain decoding.
 
-    python -m bench.exactness --model DIR [--limit N] [--new-tokens 64] [--drafters suffix,prompt_lookup,model] [--json FILE]
+    python -m bench.exactness --model DIR [--target auto|native|hf] [--dtype float32] [--reference hf|plain] [--temperature 0]
+                              [--limit N] [--new-tokens 64] [--drafters none,suffix,...] [--batches 1,8] [--json FILE]
 
-Mismatches are listed with the gap of the two largest logits at that position: rounding may decide where it is below 5e-4.
+The reference is `model.generate`, or our own plain decoding one prompt at a time, which is the only one that has the same random
+numbers when tokens are sampled. Mismatches are listed with the gap of the two largest logits at that position: against
+transformers, rounding may decide where it is below 5e-4.
 """
 
 from __future__ import annotations
@@ -40,11 +43,19 @@ def gap(model, ids: list[int]) -> float:
     return float(top[0] - top[1])
 
 
-def compare(model, generator, prompts: list[list[int]], answers: list[list[int]], batch: int, new_tokens: int) -> dict:
+def hf_answers(model, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
+    answers = []
+    for ids in prompts:
+        out = model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), max_new_tokens=new_tokens, do_sample=False)
+        answers.append(out[0, len(ids) :].tolist())
+    return answers
+
+
+def compare(model, generator, prompts: list[list[int]], answers: list[list[int]], batch: int, settings: dict) -> dict:
     """How many prompts agree, and the first difference of those that do not."""
     same, differences = 0, []
     for start in range(0, len(prompts), batch):
-        results = generator.generate(prompts[start : start + batch], max_new_tokens=new_tokens)
+        results = generator.generate(prompts[start : start + batch], **settings)
         for i, result in enumerate(results, start):
             if result.token_ids == answers[i]:
                 same += 1
@@ -57,25 +68,35 @@ def compare(model, generator, prompts: list[list[int]], answers: list[list[int]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--target", default="auto")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--reference", choices=("hf", "plain"), default="hf")
+    parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--drafters", default="none,suffix,prompt_lookup,composite,model")
+    parser.add_argument("--batches", default="1,8")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    if args.temperature and args.reference == "hf":
+        parser.error("--temperature needs --reference plain: transformers draws other random numbers")
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     chats = [[{"role": "user", "content": text}] for _, text in load_prompts(PROMPTS, args.limit)]
     prompts = [list(tokenizer.apply_chat_template(c, add_generation_prompt=True, return_dict=True)["input_ids"]) for c in chats]
-    answers = []
-    for ids in prompts:
-        out = model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), max_new_tokens=args.new_tokens, do_sample=False)
-        answers.append(out[0, len(ids) :].tolist())
+    settings = {"max_new_tokens": args.new_tokens, "seed": 1, **({"do_sample": True, "temperature": args.temperature, "top_k": 0} if args.temperature else {"do_sample": False})}
+    build = lambda drafter: SpeculativeGenerator(model, tokenizer, drafter=drafter, target=args.target)
+    if args.reference == "hf":
+        answers = hf_answers(model, prompts, args.new_tokens)
+    else:
+        plain = build("none")
+        answers = [plain.generate(ids, **settings).token_ids for ids in prompts]
     report = {}
     special = {"composite": lambda: ["suffix", "prompt_lookup"], "model": lambda: ModelDrafter(without_layers(model, (12, 18)))}
     for name in args.drafters.split(","):
-        generator = SpeculativeGenerator(model, tokenizer, drafter=special.get(name, lambda: name)())
-        for batch in (1, 8):
-            report[f"{name}, batch {batch}"] = compare(model, generator, prompts, answers, batch, args.new_tokens)
+        generator = build(special.get(name, lambda: name)())
+        for batch in map(int, args.batches.split(",")):
+            report[f"{name}, batch {batch}"] = compare(model, generator, prompts, answers, batch, settings)
             print(name, batch, report[f"{name}, batch {batch}"], flush=True)
     if args.json:
         args.json.write_text(json.dumps(report, indent=1))

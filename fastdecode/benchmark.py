@@ -50,7 +50,7 @@ def load_prompts(path: str | Path, limit: int | None = None) -> list[tuple[str, 
     return [(q["category"] if q["category"] in NAMED_CATEGORIES else "mt_bench", q["turns"][0]) for q in questions]
 
 
-def methods(model, tokenizer, names: Iterable[str], sampling: dict[str, Any], new_tokens: int) -> dict[str, Callable[[list[int]], dict[str, Any]]]:
+def methods(model, tokenizer, names: Iterable[str], sampling: dict[str, Any], new_tokens: int, target: str = "auto") -> dict[str, Callable[[list[int]], dict[str, Any]]]:
     """Name -> function from prompt ids to a measured sample. Every method emits exactly `new_tokens` tokens (EOS is ignored)."""
     common = {"max_new_tokens": new_tokens, "eos_token_id": -1, **sampling}
 
@@ -64,7 +64,7 @@ def methods(model, tokenizer, names: Iterable[str], sampling: dict[str, Any], ne
         return run
 
     def ours(drafter: str):
-        generator = SpeculativeGenerator(model, tokenizer, drafter=drafter)
+        generator = SpeculativeGenerator(model, tokenizer, drafter=drafter, target=target)
 
         def run(ids: list[int]) -> dict[str, Any]:
             clock = TokenClock()
@@ -77,9 +77,11 @@ def methods(model, tokenizer, names: Iterable[str], sampling: dict[str, Any], ne
     return {name: known[name]() if name in known else ours(name) for name in names}
 
 
-def run(model, tokenizer, prompts: list[tuple[str, str]], names: list[str], new_tokens: int, repeats: int, sampling: dict[str, Any], progress: Callable = iter) -> dict[str, Any]:
+def run(
+    model, tokenizer, prompts: list[tuple[str, str]], names: list[str], new_tokens: int, repeats: int, sampling: dict[str, Any], progress: Callable = iter, target: str = "auto"
+) -> dict[str, Any]:  # fmt: skip
     """Measures every method on every prompt, interleaved, `repeats` times; returns the report as plain data."""
-    runners = methods(model, tokenizer, names, sampling, new_tokens)
+    runners = methods(model, tokenizer, names, sampling, new_tokens, target)
     encoded = [(category, _chat_ids(tokenizer, text)) for category, text in prompts]
     for runner in runners.values():  # warm-up
         runner(encoded[0][1])
@@ -90,14 +92,14 @@ def run(model, tokenizer, prompts: list[tuple[str, str]], names: list[str], new_
             random.Random(repeat * len(encoded) + i).shuffle(order)
             for name in order:
                 samples[name].append({"prompt": i, "category": encoded[i][0], **runners[name](encoded[i][1])})
-    return _report(model, names, samples, new_tokens, repeats, sampling)
+    return _report(model, names, samples, {"max_new_tokens": new_tokens, "repeats": repeats, "prompts": len(encoded), "target": target, **sampling})
 
 
 def _chat_ids(tokenizer, text: str) -> list[int]:
     return list(tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True)["input_ids"])
 
 
-def _report(model, names, samples, new_tokens, repeats, sampling) -> dict[str, Any]:
+def _report(model, names, samples, settings: dict[str, Any]) -> dict[str, Any]:
     plain = {s["prompt"]: s["tokens"] for s in samples.get("plain", [])}
     report = {name: _summary(samples[name], plain) for name in names}
     for name in names:
@@ -108,7 +110,7 @@ def _report(model, names, samples, new_tokens, repeats, sampling) -> dict[str, A
         "machine": {"processor": platform.processor() or platform.machine(), "instruction_set": _C.isa(), "threads": torch.get_num_threads()},
         "versions": {"fastdecode": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
         "command": " ".join(sys.argv),
-        "settings": {"dtype": str(model.dtype), "max_new_tokens": new_tokens, "repeats": repeats, "prompts": len(samples[names[0]]) // repeats, **sampling},
+        "settings": {"dtype": str(model.dtype), **settings},
         "methods": report,
     }
 

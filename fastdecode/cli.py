@@ -125,6 +125,7 @@ def bench_speculative(
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     limit: Annotated[Optional[int], typer.Option(min=1, help="Measure on this many prompts only.")] = None,
     dtype: Dtype = "bfloat16",
+    target: Annotated[str, typer.Option(help="auto, native or hf: what runs the model for the methods that are not peers.")] = "auto",
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Write the report here.")] = None,
 ) -> None:
     """Tokens per second of drafters and peers on the same prompts, interleaved."""
@@ -135,7 +136,7 @@ def bench_speculative(
     generator = _load(model, "none", dtype)
     sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     names = methods.split(",")
-    report = benchmark.run(generator.model, generator.tokenizer, benchmark.load_prompts(prompts, limit), names, max_new_tokens, repeats, sampling, lambda x: track(x, console=err, transient=True))
+    report = benchmark.run(generator.model, generator.tokenizer, benchmark.load_prompts(prompts, limit), names, max_new_tokens, repeats, sampling, lambda x: track(x, console=err, transient=True), target)
     if json_file:
         json_file.write_text(json.dumps(report, indent=1))
     out.print(_bench_table(report))
