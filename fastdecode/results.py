@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+import torch
+
 
 @dataclass
 class DecodeStats:
@@ -123,6 +125,7 @@ class GenerationResult:
         finish_reason: "eos", "stop" (a stop string), "criteria" (a StoppingCriteria) or "length".
         stats: counts and times.
         logprobs: one entry per token when `logprobs=k` was asked for.
+        scores: float32 [tokens, V] with `output_scores=True`: logits after all processors, -inf where a token was ruled out.
     """
 
     text: str | None
@@ -130,6 +133,7 @@ class GenerationResult:
     finish_reason: str
     stats: DecodeStats
     logprobs: list[TokenLogprobs] | None = None
+    scores: torch.Tensor | None = None
 
 
 @dataclass

@@ -29,12 +29,14 @@ class Options:
         min_score: nodes with a lower estimated chance of acceptance are not drafted.
         adaptive: cut drafts to the size that measured costs and acceptance estimates favour.
         logprobs: how many top log-probabilities to keep per token; None keeps nothing.
+        scores: keep the processed logits of every token.
     """
 
     max_draft: int
     min_score: float
     adaptive: bool = True
     logprobs: int | None = None
+    scores: bool = False
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Decoding:
         self.drafter = drafter if options.max_draft else None
         self.active = list(range(len(self.requests)))
         self.logprobs: list[list[TokenLogprobs]] = [[] for _ in self.requests]
+        self.scores: list[list[torch.Tensor]] = [[] for _ in self.requests]
         self.round = 0
         with self._timed("prefill"):
             self.state = self._prefilled_state()
@@ -134,7 +137,7 @@ class Decoding:
             if nodes > 1 or not request.tokens:  # rounds without a draft say nothing about the rule
                 request.stats.verifier = verifier.name
                 request.stats.lossless &= verifier.lossless
-        self._raw = logits.clone() if self.options.logprobs is not None else None
+        self._raw = logits.clone() if self.options.logprobs is not None or self.options.scores else None
         verdict = TreePath(*(t.cpu() for t in verifier.verify(tree.to(logits.device), logits, requests, self.round)))
         bad = [i for i, token in enumerate(verdict.next_token.tolist()) if token < 0]
         if bad:
@@ -149,10 +152,12 @@ class Decoding:
         tokens = [int(tree.tokens[b, i]) for i in path[1:]] + [int(verdict.next_token[b])]
         emitted: list[int] = []
         for node, token in zip(path, tokens):
+            if self.options.scores:
+                self.scores[row].append(request.processors.scores(request.prompt + request.tokens, self._raw[b, node]))
+            if self.options.logprobs is not None:
+                self.logprobs[row].append(_logprobs(self._raw[b, node], token, self.options.logprobs))
             request.emit(token)
             emitted.append(token)
-            if self._raw is not None:
-                self.logprobs[row].append(_logprobs(self._raw[b, node], token, self.options.logprobs))
             if request.finish_reason:
                 break
         drafted = int(tree.num_nodes[b]) - 1

@@ -94,6 +94,7 @@ class SpeculativeGenerator:
             streamer: a transformers streamer, for one prompt.
             stop: strings that end the text. seed: of random numbers. speculate: "auto", True, False or the number of draft
                 tokens per round. logprobs: how many top log-probabilities to return per token (0: only the token's own).
+            output_scores: return the processed logits of every token.
             logits_processor, stopping_criteria, max_new_tokens, do_sample, temperature, ...: as in transformers, besides
                 presence_penalty and frequency_penalty.
 
@@ -116,7 +117,7 @@ class SpeculativeGenerator:
                     streamer.put(torch.tensor(tokens))
         if streamer is not None:
             streamer.end()
-        results = [self._result(request, decoding.logprobs[i]) for i, request in enumerate(decoding.requests)]
+        results = [self._result(request, decoding.logprobs[i], decoding.scores[i]) for i, request in enumerate(decoding.requests)]
         return results if batched or len(results) > 1 else results[0]
 
     def stream(self, inputs: Any, generation_config: GenerationConfig | None = None, **kwargs) -> TextStream:
@@ -135,11 +136,16 @@ class SpeculativeGenerator:
 
         return generate_from_prepared(self, input_ids, model_kwargs.get("attention_mask"), logits_processor, stopping_criteria, generation_config)
 
-    def _start(self, prompts, generation_config, *, stop=(), seed=None, speculate="auto", logprobs=None, detokenize=False, **kwargs) -> Decoding:
+    def _start(self, prompts, generation_config, *, stop=(), seed=None, speculate="auto", logprobs=None, output_scores=False, detokenize=False, **kwargs) -> Decoding:
         fixed = _is_count(speculate)
-        options = Options(self._draft_length(speculate), 0.0 if fixed else self.min_score, not fixed, logprobs)
+        options = Options(self._draft_length(speculate), 0.0 if fixed else self.min_score, not fixed, logprobs, output_scores)
         if logprobs is not None and (not _is_count(logprobs) or logprobs > self.target.vocab_size):
             raise ValueError(f"logprobs={logprobs!r} must be an integer from 0 to {self.target.vocab_size}")
+        if not isinstance(output_scores, bool):
+            raise TypeError(f"output_scores={output_scores!r} must be True or False")
+        own = [name for name in ("presence_penalty", "frequency_penalty") if output_scores and kwargs.get(name)]
+        if own:
+            raise ValueError(f"output_scores=True with {own[0]}={kwargs[own[0]]!r}: scores are those of transformers, which has no such penalty; drop one of the two, or ask for logprobs")
         if seed is not None and not (_is_count(seed) and seed < 2**63):
             raise ValueError(f"seed={seed!r} must be an integer from 0 to 2**63 - 1")
         requests = make_requests(
@@ -165,12 +171,12 @@ class SpeculativeGenerator:
             raise ValueError(f"speculate={speculate!r} must be 'auto', True, False or the number of draft tokens per round")
         return speculate
 
-    def _result(self, request: Request, logprobs) -> GenerationResult:
+    def _result(self, request: Request, logprobs, scores) -> GenerationResult:
         text = None
         if self.tokenizer is not None:
             cut = request.stopping.stop_at
             text = request.stopping.detokenizer.text[:cut] if cut is not None else self.tokenizer.decode(request.tokens, skip_special_tokens=True)
-        return GenerationResult(text, request.tokens, request.finish_reason, request.stats, logprobs or None)
+        return GenerationResult(text, request.tokens, request.finish_reason, request.stats, logprobs or None, torch.stack(scores) if scores else None)
 
 
 def _is_count(value) -> bool:

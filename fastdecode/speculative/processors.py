@@ -40,11 +40,13 @@ class Processors:
         sample: whether tokens are drawn (else the most probable one is taken).
         custom: processors called row by row, first.
         fused: parameters of `ops.process_probs`, applied after them.
+        listed: all processors of transformers, in order.
     """
 
     sample: bool
     custom: tuple = ()
     fused: tuple[tuple[str, float], ...] = ()
+    listed: tuple = ()
 
     @classmethod
     def from_list(cls, processors: LogitsProcessorList, sample: bool, **penalties: float) -> "Processors":
@@ -59,12 +61,19 @@ class Processors:
             rank, cut = position, cut - 1
             fused[_FUSED[position][1]] = getattr(processors[cut], _FUSED[position][2])
         fused.update({name: value for name, value in penalties.items() if value})
-        return cls(sample, tuple(processors[:cut]), tuple(sorted(fused.items())))
+        return cls(sample, tuple(processors[:cut]), tuple(sorted(fused.items())), tuple(processors))
 
     @property
     def plain(self) -> bool:
         """Greedy on the raw logits: nothing to process."""
         return not (self.sample or self.custom or self.fused)
+
+    def scores(self, prefix: list[int], logits: torch.Tensor) -> torch.Tensor:
+        """Processed logits float32 [V] at the token after `prefix`, as transformers' `output_scores` means it."""
+        ids, scores = torch.tensor([prefix], device=logits.device), logits[None].float()
+        for processor in self.listed:
+            scores = processor(ids, scores)
+        return scores[0].clone()
 
     @property
     def needs_prefix(self) -> bool:

@@ -149,6 +149,8 @@ ARGUMENTS = {
     "stop is not a list": (dict(stop=3), ValueError, r"stop=3 must be"),
     "logprobs negative": (dict(logprobs=-1), ValueError, r"logprobs=-1 must be"),
     "logprobs beyond the vocabulary": (dict(logprobs=VOCAB + 1), ValueError, rf"logprobs={VOCAB + 1} must be.*{VOCAB}"),
+    "output_scores number": (dict(output_scores=1), TypeError, r"output_scores=1 must be True or False"),
+    "output_scores with a penalty of ours": (dict(output_scores=True, presence_penalty=0.5), ValueError, r"output_scores=True with presence_penalty=0\.5.*drop one"),
     "logprobs bool": (dict(logprobs=True), ValueError, r"logprobs=True must be"),
     "unknown keyword": (dict(max_tokens=3), (TypeError, ValueError), r"max_tokens"),
     "configuration of another type": (dict(generation_config={"max_new_tokens": 3}), TypeError, r"generation_config is dict.*GenerationConfig"),

@@ -224,3 +224,24 @@ def test_threads_may_share_a_generator(llama, answers):
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda p: generator.generate(p, max_new_tokens=40, eos_token_id=-1).token_ids, PROMPTS))
     assert results == answers
+
+
+@pytest.mark.parametrize("settings", [
+    {"do_sample": False},
+    {"do_sample": False, "repetition_penalty": 1.3, "no_repeat_ngram_size": 3},
+    {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.9, "seed": 3},
+])  # fmt: skip
+def test_scores_are_those_of_transformers(llama, settings):
+    prompts = PROMPTS[:2]
+    results = SpeculativeGenerator(llama).generate(prompts, max_new_tokens=12, eos_token_id=-1, output_scores=True, speculate=8, **settings)
+    settings = {k: v for k, v in settings.items() if k != "seed"}
+    for prompt, result in zip(prompts, results):
+        assert result.scores.shape == (12, llama.config.vocab_size) and result.scores.dtype == torch.float32
+        for i in (0, 5, 11):
+            ids = torch.tensor([prompt + result.token_ids[:i]])
+            want = llama.generate(ids, max_new_tokens=1, pad_token_id=PAD, output_scores=True, return_dict_in_generate=True, **settings).scores[0][0]
+            assert (result.scores[i].isinf() == want.isinf()).all()
+            finite = want.isfinite()
+            assert (result.scores[i][finite] - want[finite]).abs().max() < 2e-4
+            assert result.scores[i][result.token_ids[i]].isfinite()
+    assert SpeculativeGenerator(llama).generate(prompts[0], max_new_tokens=2).scores is None
