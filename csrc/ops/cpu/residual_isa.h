@@ -3,11 +3,16 @@
 
 #include "ops/cpu/residual.h"
 
-namespace fastdecode {
-namespace avx2 {
-int32_t race_row(const ResidualRow& row, const Stream& stream);
-}
-namespace avx512 {
-int32_t race_row(const ResidualRow& row, const Stream& stream);
-}
-}  // namespace fastdecode
+#define FD_RESIDUAL(ns)                                                          \
+  namespace fastdecode {                                                         \
+  namespace ns {                                                                 \
+  double residual_mass(const ResidualRow& row);                                  \
+  int32_t race_row(const ResidualRow& row, const Stream& stream);                \
+  void reject_draw(RejectionState& state);                                       \
+  int32_t race_weights(const double* weights, int64_t vocab, const Stream& stream); \
+  }                                                                              \
+  }
+FD_RESIDUAL(scalar)
+FD_RESIDUAL(avx2)
+FD_RESIDUAL(avx512)
+#undef FD_RESIDUAL

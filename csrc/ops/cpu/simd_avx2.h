@@ -19,6 +19,7 @@ static inline F load_bf16(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
 }
 static inline F load_f16(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+static inline F load_doubles(const double* p) { return _mm256_set_m128(_mm256_cvtpd_ps(_mm256_loadu_pd(p + 4)), _mm256_cvtpd_ps(_mm256_loadu_pd(p))); }
 static inline void store(float* p, F a) { _mm256_storeu_ps(p, a); }
 static inline F set1(float a) { return _mm256_set1_ps(a); }
 static inline F add(F a, F b) { return _mm256_add_ps(a, b); }

@@ -20,6 +20,9 @@ static inline F load_bf16(const uint16_t* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
 }
 static inline F load_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+static inline F load_doubles(const double* p) {
+  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(_mm512_loadu_pd(p))), _mm512_cvtpd_ps(_mm512_loadu_pd(p + 8)), 1);
+}
 static inline void store(float* p, F a) { _mm512_storeu_ps(p, a); }
 static inline F set1(float a) { return _mm512_set1_ps(a); }
 static inline F add(F a, F b) { return _mm512_add_ps(a, b); }

@@ -18,6 +18,7 @@ static const int kLanes = 1;
 static inline F load(const float* p) { return *p; }
 static inline F load_bf16(const uint16_t* p) { return float_of_bf16(*p); }
 static inline F load_f16(const uint16_t* p) { return float_of_f16(*p); }
+static inline F load_doubles(const double* p) { return float(*p); }
 static inline void store(float* p, F a) { *p = a; }
 static inline F set1(float a) { return a; }
 static inline F add(F a, F b) { return a + b; }
