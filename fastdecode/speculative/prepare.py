@@ -130,14 +130,10 @@ def _refuse_modes(config: GenerationConfig) -> None:
         raise ValueError(f"guidance_scale={config.guidance_scale} needs a second forward pass per token, which is not supported; use model.generate")
     if config.do_sample and config.top_p is not None and not 0 <= config.top_p <= 1:
         raise ValueError(f"top_p={config.top_p} must lie between 0 and 1; 1 switches it off")
-    if (config.num_return_sequences or 1) > 1 and not config.do_sample:
-        raise ValueError(f"num_return_sequences={config.num_return_sequences} without do_sample=True returns equal texts; set do_sample=True or num_return_sequences=1")
 
 
 def _new_token_limit(config: GenerationConfig, prompt_length: int, max_positions: int | None) -> int:
     limit = config.max_length - prompt_length
-    if limit < 1:
-        raise ValueError(f"max_length={config.max_length} leaves no room after a prompt of {prompt_length} tokens; set max_new_tokens instead")
     check_context(prompt_length, limit, max_positions)
     return limit
 
