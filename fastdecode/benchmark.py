@@ -51,7 +51,10 @@ def load_prompts(path: str | Path, limit: int | None = None) -> list[tuple[str, 
 
 
 def methods(model, tokenizer, names: Iterable[str], sampling: dict[str, Any], new_tokens: int, target: str = "auto") -> dict[str, Callable[[list[int]], dict[str, Any]]]:
-    """Name -> function from prompt ids to a measured sample. Every method emits exactly `new_tokens` tokens (EOS is ignored)."""
+    """Name -> function from prompt ids to a measured sample. Every method emits exactly `new_tokens` tokens (EOS is ignored).
+
+    A name is a peer (hf, hf-prompt-lookup), "plain" or a drafter; "@hf" or "@native" behind it chooses another target.
+    """
     common = {"max_new_tokens": new_tokens, "eos_token_id": -1, **sampling}
 
     def peer(**extra):
@@ -63,8 +66,9 @@ def methods(model, tokenizer, names: Iterable[str], sampling: dict[str, Any], ne
 
         return run
 
-    def ours(drafter: str):
-        generator = SpeculativeGenerator(model, tokenizer, drafter=drafter, target=target)
+    def ours(name: str):
+        drafter, _, other = name.partition("@")
+        generator = SpeculativeGenerator(model, tokenizer, drafter="none" if drafter == "plain" else drafter, target=other or target)
 
         def run(ids: list[int]) -> dict[str, Any]:
             clock = TokenClock()
@@ -73,7 +77,7 @@ def methods(model, tokenizer, names: Iterable[str], sampling: dict[str, Any], ne
 
         return run
 
-    known = {"hf": lambda: peer(), "hf-prompt-lookup": lambda: peer(prompt_lookup_num_tokens=10), "plain": lambda: ours("none")}
+    known = {"hf": lambda: peer(), "hf-prompt-lookup": lambda: peer(prompt_lookup_num_tokens=10)}
     return {name: known[name]() if name in known else ours(name) for name in names}
 
 
@@ -100,8 +104,8 @@ def _chat_ids(tokenizer, text: str) -> list[int]:
 
 
 def _report(model, names, samples, settings: dict[str, Any]) -> dict[str, Any]:
-    plain = {s["prompt"]: s["tokens"] for s in samples.get("plain", [])}
-    report = {name: _summary(samples[name], plain) for name in names}
+    plain = {target: {s["prompt"]: s["tokens"] for s in samples.get(f"plain{target}", [])} for target in ("", "@hf", "@native")}
+    report = {name: _summary(samples[name], plain[name[name.find("@") :] if "@" in name else ""]) for name in names}
     for name in names:
         if "hf" in report:
             report[name]["speedup_vs_hf"] = _ratios(samples[name], samples["hf"])

@@ -119,7 +119,7 @@ def demo(max_new_tokens: MaxNewTokens = 96) -> None:
 def bench_speculative(
     prompts: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Spec-Bench JSON lines.")],
     model: Model = DEFAULT_MODEL,
-    methods: Annotated[str, typer.Option(help="Comma-separated: hf, hf-prompt-lookup, plain, suffix, prompt_lookup, auto.")] = "hf,hf-prompt-lookup,plain,suffix",
+    methods: Annotated[str, typer.Option(help="Comma-separated: hf, hf-prompt-lookup, plain, suffix, prompt_lookup, auto; suffix@hf chooses a target.")] = "hf,hf-prompt-lookup,plain,suffix",
     max_new_tokens: MaxNewTokens = 64,
     temperature: Temperature = 0.0,
     repeats: Annotated[int, typer.Option(min=1)] = 3,
