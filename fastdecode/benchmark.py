@@ -42,6 +42,16 @@ class TokenClock:
         return {"tokens": tokens, "counted": len(tokens) - len(first[1]), "seconds": self.events[-1][0] - first[0], "rounds": len(self.events)}
 
 
+def header() -> dict[str, Any]:
+    """What every report says about where it comes from."""
+    return {
+        "schema": 1,
+        "machine": {"processor": platform.processor() or platform.machine(), "instruction_set": _C.isa(), "threads": _C.num_threads()},
+        "versions": {"fastdecode": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        "command": " ".join(sys.argv),
+    }
+
+
 def load_prompts(path: str | Path, limit: int | None = None) -> list[tuple[str, str]]:
     """(category, first turn) of a Spec-Bench file; a limit takes evenly spread questions."""
     questions = [json.loads(line) for line in Path(path).read_text().splitlines() if line.strip()]
@@ -109,14 +119,7 @@ def _report(model, names, samples, settings: dict[str, Any]) -> dict[str, Any]:
     for name in names:
         if "hf" in report:
             report[name]["speedup_vs_hf"] = _ratios(samples[name], samples["hf"])
-    return {
-        "schema": 1,
-        "machine": {"processor": platform.processor() or platform.machine(), "instruction_set": _C.isa(), "threads": torch.get_num_threads()},
-        "versions": {"fastdecode": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
-        "command": " ".join(sys.argv),
-        "settings": {"dtype": str(model.dtype), **settings},
-        "methods": report,
-    }
+    return {**header(), "settings": {"dtype": str(model.dtype), **settings}, "methods": report}
 
 
 def _rate(samples: list[dict]) -> float:

@@ -107,7 +107,7 @@ def demo(max_new_tokens: MaxNewTokens = 96) -> None:
     """Generate with transformers and with fastdecode side by side, in float32, and compare speed and tokens."""
     from fastdecode.demo import compare
 
-    generator = _load(DEFAULT_MODEL, "auto", "float32")
+    generator = _load(DEFAULT_MODEL, "auto", "float32", peers=True)
     table = Table("prompt", "transformers tok/s", "fastdecode tok/s", "speed-up", "tokens per round", "same tokens", title="float32, greedy, prompt processing apart")
     for row in compare(generator, DEMO_PROMPTS, max_new_tokens):
         table.add_row(row["prompt"][:34] + "…", f"{row['hf']:.1f}", f"{row['ours']:.1f}", f"{row['ours'] / row['hf']:.2f}x", f"{row['acceptance']:.2f}", "yes" if row["identical"] else f"differ from token {row['first_difference']}")
@@ -133,13 +133,46 @@ def bench_speculative(
 
     from fastdecode import benchmark
 
-    generator = _load(model, "none", dtype)
+    generator = _load(model, "none", dtype, peers=True)
     sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     names = methods.split(",")
     report = benchmark.run(generator.model, generator.tokenizer, benchmark.load_prompts(prompts, limit), names, max_new_tokens, repeats, sampling, lambda x: track(x, console=err, transient=True), target)
     if json_file:
         json_file.write_text(json.dumps(report, indent=1))
     out.print(_bench_table(report))
+
+
+@bench.command("step", epilog="Example: fastdecode bench step --widths 1,8,32 --contexts 128,2048")
+def bench_step(
+    model: Model = DEFAULT_MODEL,
+    widths: Annotated[str, typer.Option(help="Tokens per step, comma-separated.")] = "1,2,4,8,16,32,64",
+    contexts: Annotated[str, typer.Option(help="Tokens in the cache, comma-separated.")] = "128",
+    repeats: Annotated[int, typer.Option(min=1)] = 21,
+    dtype: Dtype = "bfloat16",
+    json_file: Annotated[Optional[Path], typer.Option("--json", help="Write the report here.")] = None,
+) -> None:
+    """Cost of one step of the compiled runtime by width, against the time that reading its memory takes."""
+    from rich.progress import track
+
+    from fastdecode import step_benchmark
+
+    target = _load(model, "none", dtype).target
+    report = step_benchmark.run(target, _numbers(widths, "--widths"), _numbers(contexts, "--contexts"), repeats, lambda x: track(x, console=err, transient=True))
+    if json_file:
+        json_file.write_text(json.dumps(report, indent=1))
+    rates = report["read_gb_per_s"]
+    table = Table("context", "tokens", "ms", "quartiles", "of one token", "of the floor", title=f"{report['weight_bytes'] / 1e6:.1f} MB of weights, memory read at {rates['best']:.1f} GB/s")
+    for row in report["steps"]:
+        low, high = row["quartiles"]
+        table.add_row(str(row["context"]), str(row["width"]), f"{row['milliseconds']:.2f}", f"{low:.2f} - {high:.2f}", f"{row['of_one_token']:.2f}", f"{row['of_floor']:.2f}")
+    out.print(table)
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    parts = text.split(",")
+    if not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+        raise ValueError(f"{option}={text!r} must be positive numbers with commas between them")
+    return [int(p) for p in parts]
 
 
 def _bench_table(report: dict[str, Any]) -> Table:
@@ -153,7 +186,8 @@ def _bench_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def _load(model: str, drafter: str, dtype: str):
+def _load(model: str, drafter: str, dtype: str, peers: bool = False):
+    """A generator; with `peers` its model can also be run by transformers."""
     from transformers.utils import logging
 
     from fastdecode import SpeculativeGenerator
@@ -162,7 +196,11 @@ def _load(model: str, drafter: str, dtype: str):
 
     logging.disable_progress_bar()
     path = str(fetch(model)) if model.lower() in CHECKPOINTS else model
-    return SpeculativeGenerator.from_pretrained(path, drafter=drafter, dtype=dtype)
+    if not peers:
+        return SpeculativeGenerator.from_pretrained(path, drafter=drafter, dtype=dtype)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return SpeculativeGenerator(AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval(), AutoTokenizer.from_pretrained(path), drafter)
 
 
 def _print_stream(generator, inputs, max_new_tokens: int, temperature: float, seed: int | None, collect: list[str] | None = None):

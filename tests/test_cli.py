@@ -58,6 +58,17 @@ def test_chat_answers_and_ends_at_an_empty_line():
 
 
 @pytest.mark.model
+def test_bench_step_writes_its_report(tmp_path):
+    report = tmp_path / "step.json"
+    result = run("bench", "step", "--widths", "1,4", "--contexts", "16,40", "--repeats", "2", "--json", str(report))
+    assert result.returncode == 0, result.stderr
+    steps = json.loads(report.read_text())["steps"]
+    assert [(s["context"], s["width"]) for s in steps] == [(16, 1), (16, 4), (40, 1), (40, 4)]
+    assert all(s["milliseconds"] > 0 and s["of_floor"] > 0 for s in steps) and steps[0]["of_one_token"] == 1
+    assert run("bench", "step", "--widths", "1,x").returncode == 2
+
+
+@pytest.mark.model
 def test_bench_writes_its_report(tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"question_id": 1, "category": "qa", "turns": ["Say hi hi hi."]}) + "\n")

@@ -71,7 +71,7 @@ void attend(const AttentionArgs& a, const AttentionTask& task, float* scratch) {
   high = round_up(high, kPanel);
 
   const char* queries = a.queries + (task.head * set.size() + task.begin) * group * a.depth * element;
-  PanelGemm dot{queries, a.depth, keys + start * a.depth * element, rows, a.depth, low / kPanel, (dense + kPanel - 1) / kPanel, Epilogue::store, scores, ld, nullptr, nullptr, 0};
+  PanelGemm dot{queries, a.depth * element, keys + start * a.depth * element, rows, a.depth, low / kPanel, (dense + kPanel - 1) / kPanel, Epilogue::store, scores, ld, nullptr, nullptr, 0};
   if (dense > low) a.kernels.gemm(dot);
   const int64_t new_slots = set.first_slot[task.sequence] / kPanel * kPanel;  // scores of the step's own keys stand behind the split's
   if (tails) {
@@ -111,8 +111,10 @@ void attend(const AttentionArgs& a, const AttentionTask& task, float* scratch) {
       const int32_t* tail = set.tail.data() + set.tail_begin[m] + (start + range.dense - set.dense_end[m]);
       a.kernels.weigh({scores + r * ld + kSplit, ld, values, tail, dim, 1, 0, range.high - range.dense, sums + r * dim});
     }
-    float* part = a.parts + ((m * a.shape.heads + task.head * group + r % group) * a.plan.splits + task.split) * a.shape.part();
+    const int64_t head = task.head * group + r % group;
+    float* part = a.parts + ((m * a.shape.heads + head) * a.plan.splits + task.split) * a.shape.part();
     std::copy(sums + r * dim, sums + (r + 1) * dim, part);
+    if (a.out) a.kernels.merge(part, a.shape.part(), 1, dim, a.out + (m * a.ld_out + head * dim) * element);
   }
 }
 

@@ -39,6 +39,8 @@ struct AttentionArgs {
   int64_t layer, depth;
   const char* queries;  // elements [kv_heads, M, group, depth], scaled
   float* parts;         // [M, heads, splits, part()]
+  char* out;            // elements [M, ld_out] of the finished rows when there is one split; null: merge the parts later
+  int64_t ld_out;
 };
 
 void attend(const AttentionArgs& args, const AttentionTask& task, float* scratch);

@@ -20,7 +20,8 @@ using Unlocked = py::call_guard<py::gil_scoped_release>;
 Element element_of(const std::string& name) {
   if (name == "float32") return Element::f32;
   if (name == "bfloat16") return Element::bf16;
-  throw std::invalid_argument("weights='" + name + "' is unknown: use float32 or bfloat16");
+  if (name == "int8") return Element::i8;
+  throw std::invalid_argument("weights='" + name + "' is unknown: use float32, bfloat16 or int8");
 }
 
 const void* pointer(uintptr_t p) { return reinterpret_cast<const void*>(p); }
@@ -97,10 +98,10 @@ void bind_runtime(py::module_& m) {
       .def("set_head", [](Transformer& t, PackedMatrix& w) { t.head = std::move(w); })
       .def("set_embedding", [](Transformer& t, uintptr_t rows, int dtype) {
         const int64_t n = t.config.vocab * t.config.width;
-        t.embedding = Memory(n * bytes_of(t.config.element));
+        t.embedding = Memory(n * bytes_of(t.cache_element()));
         for (int64_t i = 0; i < n; ++i) {
           const float w = element(pointer(rows), dtype, i);
-          if (t.config.element == Element::f32)
+          if (t.cache_element() == Element::f32)
             t.embedding.at<float>()[i] = w;
           else
             t.embedding.at<uint16_t>()[i] = bf16_of_float(w);

@@ -95,7 +95,7 @@ const char* isa_name(Isa level) {
 }
 
 Isa isa() { return current().load(std::memory_order_relaxed); }
-bool has_avx512_bf16() { return isa() >= Isa::avx512 && features().avx512_bf16; }
+bool has_avx512_bf16() { return isa() >= Isa::avx512 && features().avx512_bf16 && features().avx512_vnni; }
 void set_isa(const std::string& name) { current().store(parse(name), std::memory_order_relaxed); }
 
 std::vector<std::pair<std::string, bool>> cpu_features() {

@@ -11,7 +11,7 @@ namespace fastdecode {
 struct CacheShape {
   Element element;
   int64_t layers, heads, dim;
-  int64_t depth() const { return round_up(dim, kDepth); }
+  int64_t depth() const { return round_up(dim, kKeyDepth); }
 };
 
 class KvCache {

@@ -1,30 +1,57 @@
 #include "runtime/packed_matrix.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "ops/cpu/convert.h"
 #include "runtime/parallel.h"
 
 namespace fastdecode {
 
 PackedMatrix::PackedMatrix(Element element, int64_t outputs, int64_t inputs)
-    : element_(element), inputs_(inputs), depth_(round_up(inputs, kDepth)), panels_((outputs + kPanel - 1) / kPanel), data_(panels_ * kPanel * depth_ * bytes_of(element)) {}
+    : element_(element), inputs_(inputs), depth_(round_up(inputs, kDepth)), panels_((outputs + kPanel - 1) / kPanel), data_(panels_ * panel_bytes(element, depth_)) {
+  if (element == Element::i8)
+    for (int64_t p = 0; p < panels_; ++p) std::fill_n(panel<uint8_t>(p * kPanel), kPanel * depth_, uint8_t(128));  // zero weights
+}
+
+template <class T>
+T* PackedMatrix::panel(int64_t column) const {
+  return reinterpret_cast<T*>(data_.at(column / kPanel * panel_bytes(element_, depth_)));
+}
 
 int64_t PackedMatrix::index(int64_t column, int64_t k) const {
   const int64_t step = 4 / bytes_of(element_);  // depth indices that lie side by side
-  return (column / kPanel * depth_ + k / step * step) * kPanel + column % kPanel * step + k % step;
+  return k / step * step * kPanel + column % kPanel * step + k % step;
+}
+
+float* PackedMatrix::scale(int64_t column) const { return reinterpret_cast<float*>(panel<char>(column) + kPanel * depth_) + column % kPanel; }
+
+void PackedMatrix::pack_row(const void* row, int dtype, int64_t column) {
+  float inverse = 0;
+  if (element_ == Element::i8) {
+    float most = 0;
+    for (int64_t k = 0; k < inputs_; ++k) {
+      const float a = std::fabs(fastdecode::element(row, dtype, k));
+      most = a > most || a != a ? a : most;
+    }
+    *scale(column) = most / 127;  // not finite if a weight is not: it spoils the column, as it would in floats
+    inverse = most > 0 && most <= 3e38f ? 127 / most : 0;
+  }
+  for (int64_t k = 0; k < inputs_; ++k) {
+    const float w = fastdecode::element(row, dtype, k);
+    if (element_ == Element::f32)
+      panel<float>(column)[index(column, k)] = w;
+    else if (element_ == Element::bf16)
+      panel<uint16_t>(column)[index(column, k)] = bf16_of_float(w);
+    else
+      panel<uint8_t>(column)[index(column, k)] = uint8_t(128 + (inverse ? std::lrintf(w * inverse) : 0));
+  }
 }
 
 void PackedMatrix::pack(const void* rows, int dtype, int64_t count, Place place) {
+  const int64_t row_bytes = inputs_ * fastdecode::bytes_of(dtype);
   parallel_for(count, kPanel, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t column = place.column(i);
-      for (int64_t k = 0; k < inputs_; ++k) {
-        const float w = fastdecode::element(rows, dtype, i * inputs_ + k);
-        if (element_ == Element::f32)
-          data_.at<float>()[index(column, k)] = w;
-        else
-          data_.at<uint16_t>()[index(column, k)] = bf16_of_float(w);
-      }
-    }
+    for (int64_t i = begin; i < end; ++i) pack_row(static_cast<const char*>(rows) + i * row_bytes, dtype, place.column(i));
   });
 }
 
@@ -34,8 +61,14 @@ void PackedMatrix::set_bias(const void* bias, int dtype, int64_t count, Place pl
 }
 
 void PackedMatrix::unpack(int64_t column, float scale, float* out) const {
-  for (int64_t k = 0; k < inputs_; ++k)
-    out[k] = scale * (element_ == Element::f32 ? data_.at<float>()[index(column, k)] : float_of_bf16(data_.at<uint16_t>()[index(column, k)]));
+  for (int64_t k = 0; k < inputs_; ++k) {
+    const int64_t i = index(column, k);
+    switch (element_) {
+      case Element::f32: out[k] = scale * panel<float>(column)[i]; break;
+      case Element::bf16: out[k] = scale * float_of_bf16(panel<uint16_t>(column)[i]); break;
+      case Element::i8: out[k] = scale * *this->scale(column) * float(panel<uint8_t>(column)[i] - 128); break;
+    }
+  }
 }
 
 }  // namespace fastdecode

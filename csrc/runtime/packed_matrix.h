@@ -23,7 +23,8 @@ class PackedMatrix {
     int part = -1;
     int64_t column(int64_t i) const { return part < 0 ? first + i : (i / kPanel * 2 + part) * kPanel + i % kPanel; }
   };
-  // Copies rows of length inputs() from a row-major checkpoint matrix of a dtype of dtype.h.
+  // Copies rows of length inputs() from a row-major checkpoint matrix of a dtype of dtype.h. As int8 each row has its own scale,
+  // its largest absolute weight / 127.
   void pack(const void* rows, int dtype, int64_t count, Place place);
   void set_bias(const void* bias, int dtype, int64_t count, Place place);
 
@@ -38,14 +39,16 @@ class PackedMatrix {
   size_t bytes() const { return data_.size() + bias_.size() * sizeof(float); }
 
  private:
+  template <class T>
+  T* panel(int64_t column) const;                    // of 16 columns; [column, k] is element index(column, k) of it
   int64_t index(int64_t column, int64_t k) const;
+  float* scale(int64_t column) const;                // int8 only
+  void pack_row(const void* row, int dtype, int64_t column);
 
   Element element_ = Element::f32;
   int64_t inputs_ = 0, depth_ = 0, panels_ = 0;
   Memory data_;
   std::vector<float> bias_;
 };
-
-inline int64_t bytes_of(Element element) { return element == Element::f32 ? 4 : 2; }
 
 }  // namespace fastdecode

@@ -9,6 +9,7 @@ namespace FD_SIMD_NAMESPACE {
 static inline F load_weights(const float* p) { return load(p); }
 static inline F broadcast(const float* p) { return _mm512_set1_ps(*p); }
 static inline F dot(F sum, F a, F b) { return fma(a, b, sum); }
+static inline F load_integers(const int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 static inline F load_elements(const float* p) { return load(p); }
 static inline F load_elements(const uint16_t* p) { return load_bf16(p); }
 static inline void store_elements(float* p, F a) { store(p, a); }

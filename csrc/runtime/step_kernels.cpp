@@ -1,10 +1,11 @@
 #define FD_SIMD_NAMESPACE scalar
 #include "ops/cpu/simd_scalar.h"
+#include "runtime/step_kernels.h"
 
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
 
-static const int kRows = 2, kPanels = 2;
+static const int kRows = 2, kPanels = 2, kByteRows = 1, kBytePanels = 2;
 
 struct Pair {
   float even, odd;
@@ -16,6 +17,29 @@ static inline float broadcast(const float* p) { return *p; }
 static inline Pair broadcast(const uint16_t* p) { return load_weights(p); }
 static inline F dot(F sum, float a, float b) { return sum + a * b; }
 static inline F dot(F sum, const Pair& a, const Pair& b) { return sum + a.even * b.even + a.odd * b.odd; }
+static inline F load_integers(const int32_t* p) { return float(*p); }
+
+// Sums over the depth of weights (128 added) times high and low bytes of the inputs.
+template <int R, int P>
+static void byte_dots(const PanelGemm& g, int64_t row, int64_t panel, int32_t (&high)[R][P * kPanel], int32_t (&low)[R][P * kPanel]) {
+  for (int r = 0; r < R; ++r) {
+    const int8_t *a = static_cast<const int8_t*>(g.a) + (row + r) * g.lda, *b = a + g.depth;
+    for (int p = 0; p < P; ++p) {
+      const uint8_t* w = static_cast<const uint8_t*>(g.w) + (panel + p) * (kPanel * g.depth + kPanel * 4);
+      for (int c = 0; c < kPanel; ++c) {
+        int32_t sums[2] = {};
+        for (int64_t k = 0; k < g.depth; ++k) {
+          const int32_t weight = w[(k / 4 * kPanel + c) * 4 + k % 4];
+          sums[0] += weight * a[k];
+          sums[1] += weight * b[k];
+        }
+        high[r][p * kPanel + c] = sums[0];
+        low[r][p * kPanel + c] = sums[1];
+      }
+    }
+  }
+}
+
 static inline F load_elements(const float* p) { return *p; }
 static inline F load_elements(const uint16_t* p) { return float_of_bf16(*p); }
 static inline void store_elements(float* p, F a) { *p = a; }
@@ -26,18 +50,29 @@ static inline void store_elements(uint16_t* p, F a) { *p = bf16_of_float(a); }
 
 #include "runtime/step_kernels_body.h"
 
-#include "runtime/cpu.h"
+#include "ops/kernel.h"
 
 namespace fastdecode {
 
-const StepKernels& step_kernels(Element element) {
-  const bool bf16 = element == Element::bf16;
+[[maybe_unused]] static const bool registered = [] {  // for `fastdecode env`; the tables are chosen as a whole
+  auto& levels = registry()["transformer_step"];
+  levels = {Isa::scalar};
 #if defined(__x86_64__)
-  if (bf16 && has_avx512_bf16()) return avx512bf16::bf16_kernels;
-  if (isa() >= Isa::avx512) return bf16 ? avx512::bf16_kernels : avx512::f32_kernels;
-  if (isa() == Isa::avx2) return bf16 ? avx2::bf16_kernels : avx2::f32_kernels;
+  levels.insert(levels.end(), {Isa::avx2, Isa::avx512, Isa::amx});
 #endif
-  return bf16 ? scalar::bf16_kernels : scalar::f32_kernels;
+  return true;
+}();
+
+const StepKernels& step_kernels(Element element) {
+#define FD_TABLE(ns) (element == Element::f32 ? ns::f32_kernels : element == Element::bf16 ? ns::bf16_kernels : ns::i8_kernels)
+#if defined(__x86_64__)
+  if (isa() >= Isa::amx) return FD_TABLE(amx);
+  if (has_avx512_bf16()) return FD_TABLE(avx512bf16);
+  if (isa() >= Isa::avx512) return FD_TABLE(avx512);
+  if (isa() == Isa::avx2) return FD_TABLE(avx2);
+#endif
+  return FD_TABLE(scalar);
+#undef FD_TABLE
 }
 
 }  // namespace fastdecode

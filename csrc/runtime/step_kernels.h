@@ -9,24 +9,39 @@
 namespace fastdecode {
 
 constexpr int64_t kPanel = 16;  // columns of packed weights (or keys) that lie side by side
-constexpr int64_t kDepth = 32;  // the inner dimension is padded to a multiple of this
+constexpr int64_t kDepth = 64;  // the inner dimension is padded to a multiple of this,
+constexpr int64_t kKeyDepth = 32;  // and that of keys, which are never bytes, to one of this
 
-enum class Element { f32 = 0, bf16 = 1 };  // of weights, keys, values and of the activations that meet them
+enum class Element { f32 = 0, bf16 = 1, i8 = 2 };  // of weights; f32 and bf16 also of keys, values and the inputs of products
+
+inline int64_t bytes_of(Element element) { return element == Element::f32 ? 4 : element == Element::bf16 ? 2 : 1; }
+
+// One input row of a product with int8 weights: round(x / scale) = 128 high + low, -2^14 < . < 2^14, so that nearly 15 bits of
+// every activation reach the product. Behind the high and low bytes ([depth] each) lie the scale and the sums of the bytes.
+struct ByteRowEnd {
+  float scale;
+  int32_t high_sum, low_sum;  // times 128, as weights are stored with 128 added
+};
+
+// Bytes of one input row and of one packed panel.
+inline int64_t input_bytes(Element element, int64_t depth) { return element == Element::i8 ? 2 * depth + 64 : bytes_of(element) * depth; }
+inline int64_t panel_bytes(Element element, int64_t depth) { return kPanel * depth * bytes_of(element) + (element == Element::i8 ? kPanel * 4 : 0); }
 
 enum class Epilogue { store, add, silu, gelu };
 
-// rows x depth activations times panels of 16 columns. A panel holds [depth / s][16][s] elements, s = 2 for bf16 and 1 for
-// f32, so that one vector meets one (pair of) depth index of 16 columns.
+// rows x depth inputs times panels of 16 columns. A panel holds [depth / s][16][s] elements, s = 1 for f32, 2 for bf16 and 4
+// for i8, so that one vector meets s depth indices of 16 columns. int8 weights are stored with 128 added; the scales of their
+// 16 columns end the panel.
 struct PanelGemm {
   const void* a;
-  int64_t lda;
+  int64_t lda;        // bytes between input rows
   const void* w;
   int64_t rows, depth, panel_begin, panel_end;
   Epilogue epilogue;
   float* out;         // store, add: [rows, ldo], column 16 * panel on
   int64_t ldo;
   const float* bias;  // per column, or null
-  void* gated;        // silu, gelu: panels 2i and 2i + 1 are gate and up of the columns 16i on of [rows, ld_gated]
+  void* gated;        // silu, gelu: panels 2i and 2i + 1 are gate and up of the columns 16i on of [rows, ld_gated], f32 for i8
   int64_t ld_gated;
 };
 
@@ -43,7 +58,8 @@ struct WeightedValues {
 struct StepKernels {
   Element element;
   void (*gemm)(const PanelGemm&);
-  void (*norm)(const float* x, const float* weight, int64_t n, float epsilon, void* out);         // RMS norm to elements
+  void (*norm)(const float* x, const float* weight, int64_t n, int64_t depth, float epsilon, void* out);  // RMS norm to an input row
+  void (*input)(const float* x, int64_t n, int64_t depth, void* out);                                     // x as an input row
   void (*norm_f32)(const float* x, const float* weight, int64_t n, float epsilon, float* out);    // may be in place
   void (*norm_add)(const float* x, const float* weight, int64_t n, float epsilon, float* sum);    // sum += norm(x)
   void (*rotate)(float* x, const float* cosine, const float* sine, int64_t half);                 // halves of x as (re, im)
@@ -58,11 +74,13 @@ const StepKernels& step_kernels(Element element);
 
 #define FD_STEP_KERNELS(ns) \
   namespace ns {            \
-  extern const StepKernels f32_kernels, bf16_kernels; \
+  extern const StepKernels f32_kernels, bf16_kernels, i8_kernels; \
   }
 FD_STEP_KERNELS(scalar)
 FD_STEP_KERNELS(avx2)
 FD_STEP_KERNELS(avx512)
 FD_STEP_KERNELS(avx512bf16)
+FD_STEP_KERNELS(amx)
+#undef FD_STEP_KERNELS
 
 }  // namespace fastdecode

@@ -1,5 +1,6 @@
 #define FD_SIMD_NAMESPACE avx2
 #include "ops/cpu/simd_avx2.h"
+#include "runtime/step_bytes_madd.h"
 
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
@@ -24,6 +25,7 @@ static inline Pair broadcast(const uint16_t* p) {
 }
 static inline F dot(F sum, F a, F b) { return fma(a, b, sum); }
 static inline F dot(F sum, const Pair& a, const Pair& b) { return fma(a.odd, b.odd, fma(a.even, b.even, sum)); }
+static inline F load_integers(const int32_t* p) { return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 static inline F load_elements(const float* p) { return load(p); }
 static inline F load_elements(const uint16_t* p) { return load_bf16(p); }
 static inline void store_elements(float* p, F a) { store(p, a); }

@@ -1,4 +1,5 @@
 #define FD_SIMD_NAMESPACE avx512bf16
+#include "runtime/step_bytes_vnni.h"
 #include "runtime/step_elements_avx512.h"
 
 namespace fastdecode {

@@ -1,5 +1,7 @@
 // Bodies of step_kernels.h, compiled once per instruction set. Needs a simd_*.h and, for both element types: Weights, Inputs,
-// load_weights(const T*), broadcast(const T*), dot(F, Inputs, Weights), load_elements(const T*) -> F, store_elements(T*, F), kRows, kPanels.
+// load_weights(const T*), broadcast(const T*), dot(F, Inputs, Weights), load_elements(const T*) -> F, store_elements(T*, F),
+// kRows, kPanels, and for int8: load_integers(const int32_t*) -> F, byte_dots, kByteRows, kBytePanels.
+#include <cfloat>
 #include <cmath>
 
 #include "runtime/step_kernels.h"
@@ -64,8 +66,9 @@ static void tile(const PanelGemm& g, int64_t row, int64_t panel) {
   F acc[R][P * kVectors];
   for (int r = 0; r < R; ++r)
     for (int j = 0; j < P * kVectors; ++j) acc[r][j] = set1(0);
-  const T *a = static_cast<const T*>(g.a) + row * g.lda, *w = static_cast<const T*>(g.w) + panel * kPanel * g.depth;
+  const char* a = static_cast<const char*>(g.a) + row * g.lda;
   const int64_t stride = kPanel * g.depth;
+  const T* w = static_cast<const T*>(g.w) + panel * stride;
   for (int64_t k = 0; k < g.depth; k += Pack<T>::step) {
     decltype(load_weights(w)) weights[P * kVectors];
 #pragma GCC unroll 8
@@ -74,7 +77,7 @@ static void tile(const PanelGemm& g, int64_t row, int64_t panel) {
       for (int v = 0; v < kVectors; ++v) weights[p * kVectors + v] = load_weights(w + p * stride + k * kPanel + v * kLanes * Pack<T>::step);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const auto x = broadcast(a + r * g.lda + k);
+      const auto x = broadcast(reinterpret_cast<const T*>(a + r * g.lda) + k);
 #pragma GCC unroll 16
       for (int j = 0; j < P * kVectors; ++j) acc[r][j] = dot(acc[r][j], x, weights[j]);
     }
@@ -82,19 +85,54 @@ static void tile(const PanelGemm& g, int64_t row, int64_t panel) {
   finish_tile<T, R, P>(g, row, panel, acc);
 }
 
+// From the exact sums over high and low bytes to the product.
+template <int R, int P>
+static void finish_bytes(const PanelGemm& g, int64_t row, int64_t panel, const int32_t (&high)[R][P * kPanel], const int32_t (&low)[R][P * kPanel]) {
+  F acc[R][P * kVectors];
+  for (int r = 0; r < R; ++r) {
+    ByteRowEnd end;
+    memcpy(&end, static_cast<const char*>(g.a) + (row + r) * g.lda + 2 * g.depth, sizeof end);
+    for (int p = 0; p < P; ++p) {
+      const float* scales = reinterpret_cast<const float*>(static_cast<const char*>(g.w) + (panel + p) * (kPanel * g.depth + kPanel * 4) + kPanel * g.depth);
+      for (int v = 0; v < kVectors; ++v) {
+        int32_t sums[2][kLanes];
+        for (int i = 0; i < kLanes; ++i) {
+          sums[0][i] = high[r][p * kPanel + v * kLanes + i] - end.high_sum;
+          sums[1][i] = low[r][p * kPanel + v * kLanes + i] - end.low_sum;
+        }
+        acc[r][p * kVectors + v] = mul(fma(load_integers(sums[0]), set1(128), load_integers(sums[1])), mul(load(scales + v * kLanes), set1(end.scale)));
+      }
+    }
+  }
+  finish_tile<float, R, P>(g, row, panel, acc);
+}
+
+template <int R, int P>
+static void byte_tile(const PanelGemm& g, int64_t row, int64_t panel) {
+  int32_t high[R][P * kPanel], low[R][P * kPanel];
+  byte_dots<R, P>(g, row, panel, high, low);
+  finish_bytes<R, P>(g, row, panel, high, low);
+}
+
 template <class T, int R, int P>
 static void tiles(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel) {
-  if (rows == R) return tile<T, R, P>(g, row, panel);
+  if (rows == R) {
+    if constexpr (sizeof(T) == 1)
+      return byte_tile<R, P>(g, row, panel);
+    else
+      return tile<T, R, P>(g, row, panel);
+  }
   if constexpr (R > 1) tiles<T, R - 1, P>(g, row, rows, panel);
 }
 
 template <class T, int P>
 static void panels(const PanelGemm& g, int64_t panel, int64_t count) {
   if (count >= P) {
-    const int64_t groups = (g.rows + kRows - 1) / kRows;  // of nearly equal size: the weights are read once per group
+    constexpr int most = sizeof(T) == 1 ? kByteRows : kRows;
+    const int64_t groups = (g.rows + most - 1) / most;  // of nearly equal size: the weights are read once per group
     for (int64_t i = 0, row = 0; i < groups; ++i) {
       const int64_t next = g.rows * (i + 1) / groups;
-      tiles<T, kRows, P>(g, row, next - row, panel);
+      tiles<T, most, P>(g, row, next - row, panel);
       row = next;
     }
   } else if constexpr (P > 1) {
@@ -104,7 +142,8 @@ static void panels(const PanelGemm& g, int64_t panel, int64_t count) {
 
 template <class T>
 static void gemm(const PanelGemm& g) {
-  for (int64_t panel = g.panel_begin; panel < g.panel_end; panel += kPanels) panels<T, kPanels>(g, panel, g.panel_end - panel);
+  constexpr int most = sizeof(T) == 1 ? kBytePanels : kPanels;
+  for (int64_t panel = g.panel_begin; panel < g.panel_end; panel += most) panels<T, most>(g, panel, g.panel_end - panel);
 }
 
 static float inverse_rms(const float* x, int64_t n, float epsilon) {
@@ -113,13 +152,49 @@ static float inverse_rms(const float* x, int64_t n, float epsilon) {
   return 1 / std::sqrt(float(reduce_add(sum)) / float(n) + epsilon);
 }
 
-template <class T>
-static void norm(const float* x, const float* weight, int64_t n, float epsilon, void* out) {
-  const F scale = set1(inverse_rms(x, n, epsilon));
-  for (int64_t i = 0; i < n; i += kLanes) store_elements(static_cast<T*>(out) + i, mul(mul(load(x + i), scale), load(weight + i)));
+// value(i), i < n, as a row of bytes; a value that is not finite makes the whole product NaN.
+template <class Value>
+static void to_bytes(int64_t n, int64_t depth, void* out, const Value& value) {
+  int8_t *high = static_cast<int8_t*>(out), *low = high + depth;
+  float most = 0;
+  int bad = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const float a = std::fabs(value(i));
+    bad |= !(a <= FLT_MAX);
+    most = a > most ? a : most;
+  }
+  const float scale = bad ? NAN : most / 16383, inverse = bad || most == 0 ? 0 : 16383 / most;
+  const float magic = 12582912;  // 1.5 * 2^23: the sum's low bits are the nearest integer
+  ByteRowEnd end{scale, 0, 0};
+  for (int64_t i = 0; i < n; ++i) {
+    const float scaled = (bad ? 0 : value(i) * inverse) + magic;
+    const int32_t q = int32_t(bits_of_float(scaled)) - int32_t(bits_of_float(magic));
+    high[i] = int8_t(q >> 7);
+    low[i] = int8_t(q & 127);
+    end.high_sum += 128 * (q >> 7);
+    end.low_sum += 128 * (q & 127);
+  }
+  memcpy(low + depth, &end, sizeof end);
 }
 
-static void norm_f32(const float* x, const float* weight, int64_t n, float epsilon, float* out) { norm<float>(x, weight, n, epsilon, out); }
+template <class T>
+static void norm(const float* x, const float* weight, int64_t n, int64_t depth, float epsilon, void* out) {
+  const float scale = inverse_rms(x, n, epsilon);
+  if constexpr (sizeof(T) == 1)
+    to_bytes(n, depth, out, [&](int64_t i) { return x[i] * scale * weight[i]; });
+  else
+    for (int64_t i = 0; i < n; i += kLanes) store_elements(static_cast<T*>(out) + i, mul(mul(load(x + i), set1(scale)), load(weight + i)));
+}
+
+template <class T>
+static void input(const float* x, int64_t n, int64_t depth, void* out) {
+  if constexpr (sizeof(T) == 1)
+    to_bytes(n, depth, out, [&](int64_t i) { return x[i]; });
+  else
+    for (int64_t i = 0; i < n; i += kLanes) store_elements(static_cast<T*>(out) + i, load(x + i));
+}
+
+static void norm_f32(const float* x, const float* weight, int64_t n, float epsilon, float* out) { norm<float>(x, weight, n, n, epsilon, out); }
 
 static void norm_add(const float* x, const float* weight, int64_t n, float epsilon, float* sum) {
   const F scale = set1(inverse_rms(x, n, epsilon));
@@ -155,36 +230,45 @@ static float softmax(float* s, int64_t begin, int64_t low, int64_t high, int64_t
   return max;
 }
 
-template <class T, int R>
+template <class T, int R, int C>
 static void weigh_rows(const WeightedValues& w, int64_t row, int64_t column) {
-  F acc[R][kVectors];
+  const int vectors = C * kVectors;
+  F acc[R][vectors];
   for (int r = 0; r < R; ++r)
-    for (int v = 0; v < kVectors; ++v) acc[r][v] = load(w.out + (row + r) * w.dim + column + v * kLanes);
+    for (int v = 0; v < vectors; ++v) acc[r][v] = load(w.out + (row + r) * w.dim + column + v * kLanes);
   for (int64_t j = w.begin; j < w.end; ++j) {
-    F values[kVectors];
+    F values[vectors];
     const T* value = static_cast<const T*>(w.v) + (w.slots ? w.slots[j] : j) * w.dim + column;
-    for (int v = 0; v < kVectors; ++v) values[v] = load_elements(value + v * kLanes);
+    for (int v = 0; v < vectors; ++v) values[v] = load_elements(value + v * kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const F p = set1(w.p[(row + r) * w.ldp + j]);
-      for (int v = 0; v < kVectors; ++v) acc[r][v] = fma(p, values[v], acc[r][v]);
+      for (int v = 0; v < vectors; ++v) acc[r][v] = fma(p, values[v], acc[r][v]);
     }
   }
   for (int r = 0; r < R; ++r)
-    for (int v = 0; v < kVectors; ++v) store(w.out + (row + r) * w.dim + column + v * kLanes, acc[r][v]);
+    for (int v = 0; v < vectors; ++v) store(w.out + (row + r) * w.dim + column + v * kLanes, acc[r][v]);
 }
 
-template <class T, int R>
+template <class T, int R, int C>
 static void weigh_some(const WeightedValues& w, int64_t row, int64_t rows, int64_t column) {
-  if (rows == R) return weigh_rows<T, R>(w, row, column);
-  if constexpr (R > 1) weigh_some<T, R - 1>(w, row, rows, column);
+  if (rows == R) return weigh_rows<T, R, C>(w, row, column);
+  if constexpr (R > 1) weigh_some<T, R - 1, C>(w, row, rows, column);
+}
+
+// Strips of C panels, up to R rows at a time; R * C sums of a panel each are in flight.
+template <class T, int R, int C>
+static void weigh_strips(const WeightedValues& w, int64_t begin, int64_t end) {
+  for (int64_t column = begin; column < end; column += C * kPanel)
+    for (int64_t row = 0; row < w.rows; row += R) weigh_some<T, R, C>(w, row, w.rows - row < R ? w.rows - row : R, column);
 }
 
 template <class T>
 static void weigh(const WeightedValues& w) {
-  const int64_t tile = kVectors > 4 ? 1 : 12 / kVectors;
-  for (int64_t column = 0; column < w.dim; column += kPanel)
-    for (int64_t row = 0; row < w.rows; row += tile) weigh_some<T, 12>(w, row, w.rows - row < tile ? w.rows - row : tile, column);
+  const int wide = kLanes == 16 ? 4 : 1, sums = kLanes == 16 ? 24 : kLanes == 8 ? 5 : 1;
+  const int64_t strips = w.dim / (wide * kPanel) * wide * kPanel;
+  weigh_strips<T, sums / wide, wide>(w, 0, strips);
+  weigh_strips<T, sums, 1>(w, strips, w.dim);
 }
 
 // A part is [dim] weighted values, the sum of their weights and the maximum they are relative to. out <- all parts together,
@@ -205,9 +289,15 @@ static void merge(const float* parts, int64_t stride, int64_t count, int64_t dim
   }
 }
 
-extern const StepKernels f32_kernels, bf16_kernels;
-const StepKernels f32_kernels{Element::f32, gemm<float>, norm<float>, norm_f32, norm_add, rotate, convert<float>, softmax, weigh<float>, merge<float>};
-const StepKernels bf16_kernels{Element::bf16, gemm<uint16_t>, norm<uint16_t>, norm_f32, norm_add, rotate, convert<uint16_t>, softmax, weigh<uint16_t>, merge<uint16_t>};
+#if !defined(FD_BF16_GEMM)
+#define FD_BF16_GEMM gemm<uint16_t>
+#define FD_BYTE_GEMM gemm<int8_t>
+#endif
+extern const StepKernels f32_kernels, bf16_kernels, i8_kernels;
+const StepKernels f32_kernels{Element::f32, gemm<float>, norm<float>, input<float>, norm_f32, norm_add, rotate, convert<float>, softmax, weigh<float>, merge<float>};
+const StepKernels bf16_kernels{Element::bf16, FD_BF16_GEMM, norm<uint16_t>, input<uint16_t>, norm_f32, norm_add, rotate, convert<uint16_t>, softmax, weigh<uint16_t>, merge<uint16_t>};
+// int8 weights: their products' outputs stay floats until they become the inputs of the next one.
+const StepKernels i8_kernels{Element::i8, FD_BYTE_GEMM, norm<int8_t>, input<int8_t>, norm_f32, norm_add, rotate, nullptr, softmax, nullptr, merge<float>};
 
 }  // namespace FD_SIMD_NAMESPACE
 }  // namespace fastdecode

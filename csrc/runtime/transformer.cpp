@@ -16,8 +16,8 @@ namespace fastdecode {
 class Step {
  public:
   Step(Transformer& model, KvCache& cache, const TokenSet& set, float* logits, int64_t ld)
-      : t_(model), c_(model.config), cache_(cache), set_(set), logits_(logits), ld_logits_(ld), kernels_(step_kernels(c_.element)), m_(set.size()), element_(bytes_of(c_.element)),
-        ld_(round_up(c_.width, kDepth)), ld_heads_(round_up(c_.heads * c_.dim, kDepth)), ld_inner_(round_up(c_.inner, kDepth)), ld_qkv_((c_.heads + 2 * c_.kv_heads) * c_.dim), depth_(round_up(c_.dim, kDepth)) {
+      : t_(model), c_(model.config), cache_(cache), set_(set), logits_(logits), ld_logits_(ld), kernels_(step_kernels(c_.element)), cache_kernels_(step_kernels(model.cache_element())), m_(set.size()), cache_bytes_(bytes_of(model.cache_element())),
+        bytes_(c_.element == Element::i8), ld_(round_up(c_.width, kDepth)), ld_heads_(round_up(c_.heads * c_.dim, kDepth)), ld_inner_(round_up(c_.inner, kDepth)), ld_qkv_((c_.heads + 2 * c_.kv_heads) * c_.dim), depth_(round_up(c_.dim, kKeyDepth)) {
     plan_layers();
     reserve();
   }
@@ -31,20 +31,21 @@ class Step {
     each(team, m_, [&](int64_t m) { embed(m); });
     for (size_t i = 0; i < t_.layers.size(); ++i) {
       const Layer& layer = t_.layers[i];
-      each(team, m_, [&](int64_t m) { kernels_.norm(hidden(m), layer.attention_norm.data(), c_.width, c_.epsilon, input(m, ld_)); });
-      multiply(team, layer.qkv, space().inputs.at(), ld_, m_, Epilogue::store, qkv(0), ld_qkv_);
+      each(team, m_, [&](int64_t m) { kernels_.norm(hidden(m), layer.attention_norm.data(), c_.width, ld_, c_.epsilon, input(m)); });
+      multiply(team, layer.qkv, input(0), m_, Epilogue::store, qkv(0), ld_qkv_);
       each(team, m_ * c_.kv_heads, [&](int64_t item) { rotate_and_store(layer, int64_t(i), item / c_.kv_heads, item % c_.kv_heads); });
       if (i + 1 == t_.layers.size() && set_.wanted.empty()) break;  // only the keys and values were asked for
       attend_layer(team, member, layer, int64_t(i));
-      add_to_hidden(team, layer.out, space().attended.at(), ld_heads_, layer.after_attention_norm);
-      each(team, m_, [&](int64_t m) { kernels_.norm(hidden(m), layer.mlp_norm.data(), c_.width, c_.epsilon, input(m, ld_)); });
-      multiply(team, layer.gate_up, space().inputs.at(), ld_, m_, c_.activation == Activation::silu ? Epilogue::silu : Epilogue::gelu, nullptr, 0);
-      add_to_hidden(team, layer.down, space().gated.at(), ld_inner_, layer.after_mlp_norm);
+      add_to_hidden(team, layer.out, attended_input(0), layer.after_attention_norm);
+      each(team, m_, [&](int64_t m) { kernels_.norm(hidden(m), layer.mlp_norm.data(), c_.width, ld_, c_.epsilon, input(m)); });
+      multiply(team, layer.gate_up, input(0), m_, c_.activation == Activation::silu ? Epilogue::silu : Epilogue::gelu, nullptr, 0);
+      if (bytes_) each(team, m_, [&](int64_t m) { kernels_.input(space().gated.at<float>(m * ld_inner_), c_.inner, ld_inner_, space().gated_inputs.at(m * stride(ld_inner_))); });
+      add_to_hidden(team, layer.down, bytes_ ? space().gated_inputs.at() : space().gated.at(), layer.after_mlp_norm);
     }
     if (set_.wanted.empty()) return;
     const int64_t wanted = int64_t(set_.wanted.size());
-    each(team, wanted, [&](int64_t i) { kernels_.norm(hidden(set_.wanted[i]), t_.norm.data(), c_.width, c_.epsilon, input(i, ld_)); });
-    multiply(team, t_.head, space().inputs.at(), ld_, wanted, Epilogue::store, logits_, ld_logits_);
+    each(team, wanted, [&](int64_t i) { kernels_.norm(hidden(set_.wanted[i]), t_.norm.data(), c_.width, ld_, c_.epsilon, input(i)); });
+    multiply(team, t_.head, input(0), wanted, Epilogue::store, logits_, ld_logits_);
   }
 
  private:
@@ -52,7 +53,10 @@ class Step {
   float* hidden(int64_t m) { return space().hidden.at<float>(m * ld_); }
   float* mixed(int64_t m) { return space().mixed.at<float>(m * ld_); }
   float* qkv(int64_t m) { return space().qkv.at<float>(m * ld_qkv_); }
-  char* input(int64_t m, int64_t ld) { return space().inputs.at(m * ld * element_); }
+  // Bytes of an input row of that depth.
+  int64_t stride(int64_t depth) const { return input_bytes(c_.element, depth); }
+  char* input(int64_t m) { return space().inputs.at(m * stride(ld_)); }
+  char* attended_input(int64_t m) { return bytes_ ? space().attended_inputs.at(m * stride(ld_heads_)) : space().attended.at(m * stride(ld_heads_)); }
   float* part(int64_t m, int64_t head, const AttentionPlan& plan, int64_t size) { return space().parts.at<float>((m * c_.heads + head) * plan.splits * size); }
 
   // All members share the items of a phase.
@@ -63,9 +67,9 @@ class Step {
   }
 
   // Items are ranges of panels: equal shares when the machine is quiet, several per member when a matrix is large.
-  void multiply(Team& team, const PackedMatrix& w, const char* a, int64_t lda, int64_t rows, Epilogue epilogue, float* out, int64_t ldo) {
+  void multiply(Team& team, const PackedMatrix& w, const char* a, int64_t rows, Epilogue epilogue, float* out, int64_t ldo) {
     const int64_t pairs = (w.panels() + 1) / 2, items = std::min(pairs, team.size() * std::max<int64_t>(1, w.panels() / (team.size() * 12)));
-    PanelGemm g{a, lda, w.data(), rows, w.depth(), 0, 0, epilogue, out, ldo, w.bias(), space().gated.at(), ld_inner_};
+    PanelGemm g{a, stride(w.depth()), w.data(), rows, w.depth(), 0, 0, epilogue, out, ldo, w.bias(), space().gated.at(), ld_inner_};
     each(team, items, [&](int64_t i) {
       PanelGemm part = g;
       part.panel_begin = 2 * (pairs * i / items);
@@ -75,9 +79,9 @@ class Step {
   }
 
   // hidden += norm(a x w), the norm only in families that have one there.
-  void add_to_hidden(Team& team, const PackedMatrix& w, const char* a, int64_t lda, const std::vector<float>& norm) {
-    if (norm.empty()) return multiply(team, w, a, lda, m_, Epilogue::add, hidden(0), ld_);
-    multiply(team, w, a, lda, m_, Epilogue::store, mixed(0), ld_);
+  void add_to_hidden(Team& team, const PackedMatrix& w, const char* a, const std::vector<float>& norm) {
+    if (norm.empty()) return multiply(team, w, a, m_, Epilogue::add, hidden(0), ld_);
+    multiply(team, w, a, m_, Epilogue::store, mixed(0), ld_);
     each(team, m_, [&](int64_t m) { kernels_.norm_add(mixed(m), norm.data(), c_.width, c_.epsilon, hidden(m)); });
   }
 
@@ -88,7 +92,7 @@ class Step {
     if (t_.embedding.size() == 0) {
       t_.head.unpack(id, c_.embedding_scale, out);
     } else {
-      for (int64_t k = 0; k < c_.width; ++k) out[k] = c_.embedding_scale * element(t_.embedding.at(), c_.element == Element::f32 ? kFloat32 : kBFloat16, id * c_.width + k);
+      for (int64_t k = 0; k < c_.width; ++k) out[k] = c_.embedding_scale * element(t_.embedding.at(), t_.cache_element() == Element::f32 ? kFloat32 : kBFloat16, id * c_.width + k);
     }
     for (size_t r = 0; r < t_.rotaries.size(); ++r) turn(t_.rotaries[r], m, rotary(r, m));
   }
@@ -115,15 +119,15 @@ class Step {
   void rotate_and_store(const Layer& layer, int64_t index, int64_t m, int64_t h) {
     const int64_t group = c_.heads / c_.kv_heads;
     float *q = qkv(m) + h * group * c_.dim, *k = qkv(m) + (c_.heads + h) * c_.dim, *v = k + c_.kv_heads * c_.dim;
-    char* queries = space().queries.at((h * m_ + m) * group * depth_ * element_);
+    char* queries = space().queries.at((h * m_ + m) * group * depth_ * cache_bytes_);
     for (int64_t g = 0; g < group; ++g) {
       turn_head(layer, layer.query_norm, m, q + g * c_.dim);
-      kernels_.convert(q + g * c_.dim, c_.dim, c_.attention_scale, queries + g * depth_ * element_);
+      cache_kernels_.convert(q + g * c_.dim, c_.dim, c_.attention_scale, queries + g * depth_ * cache_bytes_);
     }
     turn_head(layer, layer.key_norm, m, k);
     alignas(64) char key[kMaxDim * 4], value[kMaxDim * 4];
-    kernels_.convert(k, c_.dim, 1, key);
-    kernels_.convert(v, c_.dim, 1, value);
+    cache_kernels_.convert(k, c_.dim, 1, key);
+    cache_kernels_.convert(v, c_.dim, 1, value);
     cache_.write(sequence_row(m), index, h, set_.slot[m], key, value);
   }
 
@@ -132,14 +136,18 @@ class Step {
   void attend_layer(Team& team, int member, const Layer& layer, int64_t index) {
     const AttentionShape shape{c_.heads, c_.kv_heads, c_.dim, layer.window};
     const AttentionPlan& plan = plans_[layer.window ? plan_of_window(layer.window) : 0];
-    const AttentionArgs args{set_, shape, plan, cache_, kernels_, index, depth_, space().queries.at(), space().parts.at<float>()};
+    const bool finish = plan.splits == 1 && !bytes_;
+    const AttentionArgs args{set_, shape, plan, cache_, cache_kernels_, index, depth_, space().queries.at(), space().parts.at<float>(), finish ? space().attended.at() : nullptr, ld_heads_};
     float* scratch = space().scratch.at<float>(member * scratch_);
     each(team, int64_t(plan.tasks.size()), [&](int64_t i) { attend(args, plan.tasks[i], scratch); });
+    if (finish) return;
     each(team, m_, [&](int64_t m) {
       const SplitRange range = visible_splits(set_, m, layer.window);
-      char* out = space().attended.at(m * ld_heads_ * element_);
+      const int64_t output = bytes_ ? 4 : cache_bytes_;
+      char* out = space().attended.at(m * ld_heads_ * output);
       for (int64_t head = 0; head < c_.heads; ++head)
-        kernels_.merge(part(m, head, plan, shape.part()) + range.first * shape.part(), shape.part(), range.last - range.first + 1, c_.dim, out + head * c_.dim * element_);
+        kernels_.merge(part(m, head, plan, shape.part()) + range.first * shape.part(), shape.part(), range.last - range.first + 1, c_.dim, out + head * c_.dim * output);
+      if (bytes_) kernels_.input(space().attended.at<float>(m * ld_heads_), c_.heads * c_.dim, ld_heads_, attended_input(m));
     });
   }
 
@@ -162,11 +170,13 @@ class Step {
     }
     s.hidden.reserve(m_ * ld_ * 4);
     s.mixed.reserve(m_ * ld_ * 4);
-    s.inputs.reserve(m_ * ld_ * element_);
+    s.inputs.reserve(m_ * stride(ld_));
     s.qkv.reserve(m_ * ld_qkv_ * 4);
-    s.queries.reserve(m_ * c_.heads * depth_ * element_);
-    s.attended.reserve(m_ * ld_heads_ * element_);
-    s.gated.reserve(m_ * ld_inner_ * element_);
+    s.queries.reserve(m_ * c_.heads * depth_ * cache_bytes_);
+    s.attended.reserve(m_ * ld_heads_ * (bytes_ ? 4 : cache_bytes_));
+    s.gated.reserve(m_ * ld_inner_ * (bytes_ ? 4 : cache_bytes_));
+    s.attended_inputs.reserve(bytes_ ? m_ * stride(ld_heads_) : 0);
+    s.gated_inputs.reserve(bytes_ ? m_ * stride(ld_inner_) : 0);
     s.parts.reserve(parts * 4);
     s.scratch.reserve(num_threads() * scratch_ * 4);
     s.rotary.reserve(t_.rotaries.size() * m_ * c_.dim * 4);
@@ -181,8 +191,10 @@ class Step {
   const TokenSet& set_;
   float* logits_;
   int64_t ld_logits_;
-  const StepKernels& kernels_;
-  int64_t m_, element_, ld_, ld_heads_, ld_inner_, ld_qkv_, depth_, scratch_ = 0;
+  const StepKernels &kernels_, &cache_kernels_;
+  int64_t m_, cache_bytes_;
+  bool bytes_;  // int8 weights: what enters a product is made from floats once a whole row is there
+  int64_t ld_, ld_heads_, ld_inner_, ld_qkv_, depth_, scratch_ = 0;
   std::vector<int64_t> windows_;
   std::vector<AttentionPlan> plans_;
 };
@@ -193,8 +205,8 @@ void require(bool holds, const std::string& what) {
   if (!holds) throw std::invalid_argument(what);
 }
 
-void check_matrix(const PackedMatrix& w, int64_t outputs, int64_t inputs, const std::string& name) {
-  require(w.inputs() == inputs && w.panels() == (outputs + kPanel - 1) / kPanel, name + " has not the shape [" + std::to_string(outputs) + ", " + std::to_string(inputs) + "] that the configuration asks for");
+void check_matrix(const PackedMatrix& w, Element element, int64_t outputs, int64_t inputs, const std::string& name) {
+  require(w.element() == element && w.inputs() == inputs && w.panels() == (outputs + kPanel - 1) / kPanel, name + " has not the element type or the shape [" + std::to_string(outputs) + ", " + std::to_string(inputs) + "] that the configuration asks for");
 }
 
 }  // namespace
@@ -207,12 +219,12 @@ void Transformer::check() const {
   require(c.width % kPanel == 0 && c.inner % kPanel == 0, "hidden size or MLP width is not a multiple of 16");
   require(!layers.empty() && int64_t(norm.size()) >= c.width, "layers or the final norm are missing");
   for (const Rotary& r : rotaries) require(!r.frequencies.empty() && int64_t(2 * r.frequencies.size()) <= c.dim, "rotary frequencies do not fit the head dimension");
-  check_matrix(head, c.vocab, c.width, "lm_head");
+  check_matrix(head, c.element, c.vocab, c.width, "lm_head");
   for (const Layer& l : layers) {
-    check_matrix(l.qkv, (c.heads + 2 * c.kv_heads) * c.dim, c.width, "qkv");
-    check_matrix(l.out, c.width, c.heads * c.dim, "out");
-    check_matrix(l.gate_up, 2 * c.inner, c.width, "gate_up");
-    check_matrix(l.down, c.width, c.inner, "down");
+    check_matrix(l.qkv, c.element, (c.heads + 2 * c.kv_heads) * c.dim, c.width, "qkv");
+    check_matrix(l.out, c.element, c.width, c.heads * c.dim, "out");
+    check_matrix(l.gate_up, c.element, 2 * c.inner, c.width, "gate_up");
+    check_matrix(l.down, c.element, c.width, c.inner, "down");
     require(l.rotary < int(rotaries.size()) && l.window >= 0, "a layer names a rotary table or window that does not exist");
     require(int64_t(l.attention_norm.size()) >= c.width && int64_t(l.mlp_norm.size()) >= c.width, "a layer's norms are missing");
   }

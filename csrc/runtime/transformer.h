@@ -12,7 +12,7 @@ namespace fastdecode {
 enum class Activation { silu, gelu };
 
 struct TransformerConfig {
-  Element element;
+  Element element;  // of the weights; keys and values are bfloat16 where these are int8
   int64_t vocab, width, heads, kv_heads, dim, inner;  // inner: width of the gated MLP
   float epsilon;                                      // of the RMS norms
   float attention_scale, embedding_scale;
@@ -40,18 +40,19 @@ class Transformer {
   std::vector<Layer> layers;
   std::vector<float> norm;
   PackedMatrix head;
-  Memory embedding;  // [vocab, width] elements; empty when it is the head itself
-  
+  Memory embedding;  // [vocab, width] elements of the cache; empty when it is the head itself
+
   void check() const;  // throws std::invalid_argument naming what is missing or does not fit
   size_t weight_bytes() const;
-  CacheShape cache_shape() const { return {config.element, int64_t(layers.size()), config.kv_heads, config.dim}; }
+  Element cache_element() const { return config.element == Element::i8 ? Element::bf16 : config.element; }
+  CacheShape cache_shape() const { return {cache_element(), int64_t(layers.size()), config.kv_heads, config.dim}; }
 
   // Computes the tokens of the set; logits [wanted, ld] of those that want them, ld >= the head's columns (a multiple of 16).
   void forward(KvCache& cache, const TokenSet& set, float* logits, int64_t ld);
 
  private:
   struct Workspace {
-    Memory hidden, mixed, inputs, qkv, queries, attended, gated, parts, scratch, rotary;
+    Memory hidden, mixed, inputs, qkv, queries, attended, attended_inputs, gated, gated_inputs, parts, scratch, rotary;
   };
   friend class Step;
   Workspace space_;

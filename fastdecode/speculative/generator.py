@@ -18,7 +18,10 @@ from fastdecode.speculative.request import Request
 from fastdecode.speculative.step_cost import StepCost
 from fastdecode.speculative.streaming import TextStream
 from fastdecode.speculative.verifiers import Verifier, make_verifier
+from fastdecode.errors import UnsupportedModelError
 from fastdecode.targets import make_target
+from fastdecode.targets.base import TargetModel
+from fastdecode.targets.native import NativeTarget
 
 DEFAULT_DRAFT = 16
 
@@ -39,7 +42,9 @@ class SpeculativeGenerator:
         min_score: drafts whose estimated chance of acceptance is lower are never made. Those that are made are cut to the
             size that is worth it at the measured cost of a pass.
         target: "native" runs the model in the compiled CPU runtime, "hf" through its transformers modules, "auto" in the
-            runtime where it can.
+            runtime where it can; or a target object.
+        weights: of the compiled runtime: "auto" keeps the model's dtype; "bfloat16" and "int8" are smaller and faster, and
+            their text is that of the rounded model.
         draft_tokenizer: of a draft model, to check that it matches.
 
     Raises:
@@ -55,7 +60,8 @@ class SpeculativeGenerator:
         verifier: str | Verifier = "auto",
         max_draft: int = DEFAULT_DRAFT,
         min_score: float = 0.02,
-        target: str = "auto",
+        target: str | TargetModel = "auto",
+        weights: str = "auto",
         draft_tokenizer=None,
     ):
         if not _is_count(max_draft):
@@ -64,7 +70,7 @@ class SpeculativeGenerator:
             raise ValueError(f"min_score={min_score!r} must lie between 0 and 1")
         self.verifier = make_verifier(verifier)
         self.drafter = make_drafter(drafter)
-        self.target = make_target(target, model)
+        self.target = make_target(target, model, weights)
         self.model, self.tokenizer, self.max_draft, self.min_score = model, tokenizer, max_draft, float(min_score)
         pair_with_target(self.drafter, self.target.vocab_size, tokenizer, draft_tokenizer)
         self._lock = threading.RLock()  # one forward pass at a time: calls from several threads take turns
@@ -78,12 +84,19 @@ class SpeculativeGenerator:
         Args:
             kwargs: `verifier`, `max_draft`, ... go to the constructor, the rest to `AutoModelForCausalLM.from_pretrained`.
         """
-        own = {name: kwargs.pop(name) for name in ("verifier", "max_draft", "min_score", "target") if name in kwargs}
+        own = {name: kwargs.pop(name) for name in ("verifier", "max_draft", "min_score", "target", "weights") if name in kwargs}
         load = lambda name: AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **kwargs).eval().to(device or "cpu")
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
         if isinstance(drafter, str) and "/" in drafter:
             own["draft_tokenizer"] = AutoTokenizer.from_pretrained(drafter)
             drafter = load(drafter)
-        return cls(load(name_or_path), AutoTokenizer.from_pretrained(name_or_path), drafter, **own)
+        if own.get("target", "auto") != "hf" and device in (None, "cpu") and not kwargs:
+            try:  # straight from the files, without a second copy of the weights
+                target = NativeTarget.from_pretrained(name_or_path, own.get("weights", "auto"), dtype)
+                return cls(target.model, tokenizer, drafter, **{**own, "target": target})
+            except UnsupportedModelError:
+                pass  # the constructor says why, or packs the model that transformers loads
+        return cls(load(name_or_path), tokenizer, drafter, **own)
 
     def generate(self, inputs: Any, generation_config: GenerationConfig | None = None, *, streamer=None, **kwargs) -> GenerationResult | list[GenerationResult]:
         """Continues one prompt or a batch.

@@ -16,6 +16,7 @@ from fastdecode.speculative.tree import Draft, merge
 
 PRIOR_SLOPE = 0.03  # relative cost of one more token until something was measured
 MEMORY = 15  # passes per width class that the median looks back on
+SETTLED, REFRESH = 64, 8  # after so many passes the curve is made anew once in REFRESH passes only
 
 
 class StepCost:
@@ -24,8 +25,11 @@ class StepCost:
     def __init__(self) -> None:
         self._seconds: dict[int, deque[float]] = {}
         self._widths: dict[int, deque[int]] = {}
+        self._curve = np.empty(0)  # cost by width
+        self._passes = self._curve_passes = 0
 
     def record(self, width: int, seconds: float) -> None:
+        self._passes += 1
         bucket = (width - 1).bit_length()
         self._seconds.setdefault(bucket, deque(maxlen=MEMORY)).append(seconds)
         self._widths.setdefault(bucket, deque(maxlen=MEMORY)).append(width)
@@ -48,7 +52,14 @@ class StepCost:
         for row in scores:
             gains[1 : len(row) + 1] += np.sort(row)[::-1]
         tokens = len(scores) + gains.cumsum()
-        return int(np.argmax(tokens / self.estimates(len(scores) * np.arange(1, longest + 2))))
+        return int(np.argmax(tokens / self._costs(len(scores) * (longest + 1))[len(scores) :: len(scores)]))
+
+    def _costs(self, width: int) -> np.ndarray:
+        """Estimates at 0 ... width."""
+        fresh = self._passes == self._curve_passes or (self._passes > SETTLED and self._passes - self._curve_passes < REFRESH)
+        if not fresh or len(self._curve) <= width:
+            self._curve, self._curve_passes = self.estimates(np.arange(max(width, 64) + 1)), self._passes
+        return self._curve[: width + 1]
 
     def trim(self, drafts: Sequence[Draft]) -> list[Draft]:
         """The drafts without the nodes that cost more than they promise. Drawn drafts keep their size: it must not depend on

@@ -11,20 +11,35 @@ from fastdecode.targets.base import TargetModel
 from fastdecode.targets.hf import HFTarget
 from fastdecode.targets.native import NativeTarget
 
-TARGETS = {"native": NativeTarget, "hf": HFTarget}
+
+def log_fallback(name: str, reason: UnsupportedModelError) -> None:
+    """One line that says why a model does not run in the compiled runtime."""
+    why = str(reason)
+    logging.getLogger("fastdecode").warning("%s runs through transformers: %s", name, why.partition(": ")[2].partition(";")[0] or why)
 
 
-def make_target(target: str, model: PreTrainedModel) -> TargetModel:
-    """The target of that name; "auto" is the compiled runtime for models on the CPU that it knows, else transformers."""
-    if target != "auto" and target not in TARGETS:
+def make_target(target: str | TargetModel, model: PreTrainedModel, weights: str = "auto") -> TargetModel:
+    """The target of that name, or the object itself; "auto" is the compiled runtime for models on the CPU that it knows, else transformers.
+
+    Args:
+        weights: as for `NativeTarget`; transformers computes with the weights that the model has, whatever this says in a
+            fallback of "auto".
+    """
+    if not isinstance(target, str):
+        return target
+    if target not in ("auto", "native", "hf"):
         raise ValueError(f"target={target!r} is unknown: use auto, native or hf")
-    if target != "auto":
-        return TARGETS[target](model)
+    if target == "hf":
+        if weights != "auto":
+            raise ValueError(f"weights={weights!r} needs the compiled runtime; use target='native' or 'auto', or load the model in another dtype")
+        return HFTarget(model)
+    if target == "native":
+        return NativeTarget(model, weights)
     if isinstance(model, PreTrainedModel) and model.device.type == "cpu":
         try:
-            return NativeTarget(model)
+            return NativeTarget(model, weights)
         except UnsupportedModelError as reason:
             fallback = HFTarget(model)
-            logging.getLogger("fastdecode").warning("%s runs through transformers: %s", type(model).__name__, str(reason).partition(": ")[2].partition(";")[0])
+            log_fallback(type(model).__name__, reason)
             return fallback
     return HFTarget(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Sequence
 
 import torch
@@ -10,7 +11,8 @@ from transformers import PreTrainedModel
 from fastdecode import _C
 from fastdecode.speculative.tree import DraftTree
 from fastdecode.targets.base import check_model
-from fastdecode.targets.packing import pack_model, refuse_unsupported
+from fastdecode.targets.packing import element_of, pack_model, refuse_unsupported
+from fastdecode.targets.weights import CheckpointWeights, empty, skeleton
 
 PREFILL_CHUNK = 256  # bounds the workspace of a long prompt
 
@@ -33,10 +35,12 @@ class NativeTarget:
 
     The logits of a token depend on the tokens it sees alone, bit for bit: not on the tree, batch or chunk it is computed in
     and not on the number of threads. Keys and values are kept, and products with the weights are taken, in the dtype of the
-    weights; everything else, logits included, is float32. The weights are copied: later changes to `model` have no effect.
+    weights (bfloat16 for int8 weights, which products meet with 15 bits of every activation); everything else, logits
+    included, is float32. The weights are copied: later changes to `model` have no effect.
 
     Args:
         model: a causal LM of transformers on the CPU whose family the runtime knows (`NATIVE_FAMILIES`).
+        weights: "auto" (as in the model), "float32", "bfloat16" or "int8" (one scale per output channel).
 
     Raises:
         UnsupportedModelError: of another family, or with a setting that the runtime has no code for; says which.
@@ -44,13 +48,45 @@ class NativeTarget:
 
     device = torch.device("cpu")
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel, weights: str = "auto", *, checkpoint: CheckpointWeights | None = None):
         check_model(model)
-        refuse_unsupported(model)
-        self.transformer = pack_model(model)
+        self.element = element_of(model, weights)
+        refuse_unsupported(model, "meta" if checkpoint else "cpu")
+        self.model = model
         self.vocab_size = model.get_output_embeddings().weight.shape[0]
+        self.transformer = pack_model(model, self.element, checkpoint)
         self.max_positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
         self._logits = torch.empty(0, dtype=torch.float32)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, weights: str = "auto", dtype: str | torch.dtype = "auto") -> "NativeTarget":
+        """Packs the weights of a checkpoint straight from its files; `model` is then a shell that only knows its configuration.
+
+        Args:
+            name_or_path: a directory, or a repository of the hub.
+            weights: as above. dtype: what "auto" stands for; itself "auto" as the checkpoint says.
+
+        Raises:
+            UnsupportedModelError: as above, or the checkpoint has no safetensors files with the names of the model.
+        """
+        model = skeleton(name_or_path, dtype)
+        checkpoint = CheckpointWeights(name_or_path)
+        try:
+            target = cls(model, weights, checkpoint=checkpoint)
+        finally:
+            checkpoint.close()
+        target.release()
+        return target
+
+    def release(self) -> None:
+        """Frees the weights of `model`, which can then no longer run itself."""
+        empty(self.model)
+        self.model.forward = _without_weights(self.model.forward)
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """What one token's keys and values take, all layers together."""
+        return self.new_state(1, 64).cache.nbytes // 64
 
     def new_state(self, rows: int, capacity: int) -> NativeState:
         return NativeState(self.transformer.new_cache(rows, capacity), rows)
@@ -85,3 +121,13 @@ class NativeTarget:
         if self._logits.numel() < rows * columns:
             self._logits = torch.empty(rows * columns, dtype=torch.float32)
         return self._logits[: rows * columns].view(rows, columns)
+
+
+def _without_weights(forward):
+    """In the place of `forward`, with its signature, which `generate` looks at."""
+
+    @functools.wraps(forward)
+    def refuse(*args, **kwargs):
+        raise RuntimeError("this model is a shell: its weights are packed in the compiled runtime; load it with AutoModelForCausalLM.from_pretrained to run it with transformers")
+
+    return refuse

@@ -12,8 +12,10 @@ from transformers import PreTrainedModel
 from fastdecode import _C
 from fastdecode.errors import UnsupportedModelError
 from fastdecode.ops._dispatch import DTYPE_CODES
+from fastdecode.targets.weights import CheckpointWeights, empty, filled
 
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu"}
+WEIGHTS = ("float32", "bfloat16", "int8")
 DYNAMIC_ROTARIES = {"dynamic", "longrope"}  # frequencies that change with the length of the text
 
 
@@ -46,19 +48,23 @@ NATIVE_FAMILIES = {
 }
 
 
-def refuse_unsupported(model: PreTrainedModel) -> None:
-    """Raises UnsupportedModelError that says why the compiled runtime cannot run this model."""
+def refuse_unsupported(model: PreTrainedModel, device: str = "cpu") -> None:
+    """Raises UnsupportedModelError that says why the compiled runtime cannot run this model.
+
+    Args:
+        device: where its parameters have to be; "meta" for a skeleton whose values are still in files.
+    """
     config = model.config
     problem = None
     if config.model_type not in NATIVE_FAMILIES:
         problem = f"model type {config.model_type!r} is not one of {', '.join(NATIVE_FAMILIES)}"
-    elif model.device.type != "cpu":
+    elif model.device.type != device:
         problem = f"it is on {model.device}"
     elif model.dtype not in (torch.float32, torch.bfloat16):
         problem = f"its dtype is {model.dtype}, not float32 or bfloat16"
     elif any(not isinstance(m.weight, nn.Parameter) or type(m) is not nn.Linear for m in model.modules() if isinstance(m, nn.Linear)) or len({p.dtype for p in model.parameters()}) > 1:
         problem = "its weights are quantised, adapted or of several dtypes"
-    elif any(p.device.type != "cpu" for p in model.parameters()):
+    elif len({p.device for p in model.parameters()}) > 1:
         problem = "some of its weights are offloaded"
     elif hasattr(model, "peft_config"):
         problem = "it has adapters"
@@ -76,25 +82,46 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
         raise UnsupportedModelError(f"the native runtime cannot run this {type(model).__name__}: {problem}; use target='hf'")
 
 
-def pack_model(model: PreTrainedModel) -> "_C.Transformer":
-    """Packed copy of a model that `refuse_unsupported` let pass."""
+def element_of(model: PreTrainedModel, weights: str) -> str:
+    """The element type that `weights` asks for: "auto" is the dtype of the model."""
+    if weights != "auto" and weights not in WEIGHTS:
+        raise ValueError(f"weights={weights!r} is unknown: use auto, {', '.join(WEIGHTS)}")
+    return str(model.dtype).removeprefix("torch.") if weights == "auto" else weights
+
+
+def pack_model(model: PreTrainedModel, element: str, weights: CheckpointWeights | None = None) -> "_C.Transformer":
+    """Packed copy of a model that `refuse_unsupported` let pass.
+
+    Args:
+        element: of the packed weights.
+        weights: where the values are when `model` is a skeleton without any.
+    """
     config, body, family = model.config, model.model, NATIVE_FAMILIES[model.config.model_type]
     first = body.layers[0].self_attn
-    head = model.get_output_embeddings().weight
+    head = model.get_output_embeddings()
     transformer = _C.Transformer(
-        element=_element(model), vocab=head.shape[0], width=config.hidden_size, heads=config.num_attention_heads, kv_heads=config.num_key_value_heads,
+        element=element, vocab=head.weight.shape[0], width=config.hidden_size, heads=config.num_attention_heads, kv_heads=config.num_key_value_heads,
         dim=first.head_dim, inner=config.intermediate_size, epsilon=config.rms_norm_eps, attention_scale=first.scaling,
         embedding_scale=_embedding_scale(body.embed_tokens), activation=ACTIVATIONS[_activation(config)],
     )  # fmt: skip
     for frequencies, scale in (tables := _rotary_tables(body)).values():
         transformer.add_rotary(frequencies.float().tolist(), float(scale))
-    for layer in body.layers:
-        transformer.add_layer(_pack_layer(layer, family, _element(model), list(tables)))
-    transformer.set_norm(_norm_weights(body.norm, family))
-    transformer.set_head(_pack([head], _element(model)))
-    embedding = body.embed_tokens.weight
-    if embedding.data_ptr() != head.data_ptr():
-        transformer.set_embedding(embedding.contiguous().data_ptr(), DTYPE_CODES[embedding.dtype])
+    for i, layer in enumerate(body.layers):
+        with filled(layer, weights, f"model.layers.{i}"):
+            transformer.add_layer(_pack_layer(layer, family, element, list(tables)))
+    with filled(body.norm, weights, "model.norm"):
+        transformer.set_norm(_norm_weights(body.norm, family))
+    tied = head.weight is body.embed_tokens.weight
+    with filled(body.embed_tokens, weights, "model.embed_tokens") as embedding:
+        if tied:
+            transformer.set_head(_pack([embedding.weight], element))
+        else:
+            transformer.set_embedding(embedding.weight.contiguous().data_ptr(), DTYPE_CODES[embedding.weight.dtype])
+    if not tied:
+        with filled(head, weights, "lm_head"):
+            transformer.set_head(_pack([head.weight], element))
+    elif weights is not None:
+        empty(head)
     transformer.check()
     return transformer
 
@@ -137,17 +164,13 @@ def _pack(weights: list[torch.Tensor], element: str, biases: list[torch.Tensor |
     return packed
 
 
-def _element(model: PreTrainedModel) -> str:
-    return str(model.dtype).removeprefix("torch.")
-
-
 def _norm_weights(norm: nn.Module, family: Family) -> list[float]:
     return (norm.weight.detach().float() + family.norm_offset).tolist()
 
 
 def _embedding_scale(embedding: nn.Module) -> float:
-    scale = getattr(embedding, "embed_scale", None)
-    return 1.0 if scale is None else float(scale.to(embedding.weight.dtype))
+    scale = getattr(embedding, "scalar_embed_scale", 1.0)
+    return float(torch.tensor(scale).to(embedding.weight.dtype))  # rounded as the model rounds it
 
 
 def _activation(config) -> str:

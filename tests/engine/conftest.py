@@ -31,6 +31,9 @@ def draft_llama():
 @pytest.fixture(params=["native", "hf"])
 def both_targets(request, monkeypatch):
     """Runs a test with each target in the place of "auto"."""
-    choose = lambda target, model: make_target(request.param if target == "auto" and model.config.model_type in NATIVE_FAMILIES else target, model)
+
+    def choose(target, model, *weights):
+        return make_target(request.param if target == "auto" and model.config.model_type in NATIVE_FAMILIES else target, model, *weights)
+
     for user in ("fastdecode.speculative.generator.make_target", "fastdecode.speculative.drafters.model.make_target"):
         monkeypatch.setattr(user, choose)

@@ -85,6 +85,8 @@ CONSTRUCTION = {
     "verifier without methods": (build(verifier=Silent()), TypeError, r"verifier is Silent.*verify"),
     "native runtime without code for the model": (lambda m: SpeculativeGenerator(small_model("gpt2"), target="native"), UnsupportedModelError, r"GPT2LMHeadModel: model type 'gpt2' is not one of llama.*target='hf'"),
     "native runtime and float64": (lambda m: SpeculativeGenerator(small_model(dtype=torch.float64), target="native"), UnsupportedModelError, r"its dtype is torch\.float64.*target='hf'"),
+    "unknown weights": (build(weights="int3"), ValueError, r"weights='int3' is unknown: use auto, float32, bfloat16, int8"),
+    "weights without the runtime": (build(target="hf", weights="int8"), ValueError, r"weights='int8' needs the compiled runtime"),
     "unknown target": (build(target="vllm"), ValueError, r"target='vllm' is unknown: use auto, native or hf"),
     "max_draft negative": (build(max_draft=-1), ValueError, r"max_draft=-1 must be"),
     "max_draft bool": (build(max_draft=True), ValueError, r"max_draft=True must be"),

@@ -1,21 +1,25 @@
 """The compiled runtime: close to transformers, and equal to itself bit for bit however a token is computed."""
 
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from fastdecode import _C, SpeculativeGenerator
+from fastdecode import _C, SpeculativeGenerator, UnsupportedModelError
 from fastdecode.ops._dispatch import CPU_LEVELS, implementation
 from fastdecode.speculative.tree import Draft, DraftTree
 from fastdecode.targets.native import NativeTarget
 from fastdecode.targets.packing import NATIVE_FAMILIES
-from tests.models import FAMILIES, OracleDrafter, VOCAB, random_prompt, small_model
+from tests import smollm2
+from tests.models import FAMILIES, VOCAB, OracleDrafter, byte_tokenizer, random_prompt, small_model
 
 NATIVE = [f for f in FAMILIES if f != "gpt2"]
 LEVELS = [level for level in CPU_LEVELS if CPU_LEVELS.index(level) <= CPU_LEVELS.index(_C.isa())]
-DTYPES = [torch.float32, torch.bfloat16]
+WEIGHTS = ["float32", "bfloat16", "int8"]
 
 
 def random_tree(nodes: int, seed: int) -> Draft:
@@ -62,6 +66,33 @@ def test_logits_are_close_to_transformers(family, level):
     assert (got - want).abs().max() < 1e-5 * want.abs().max()
 
 
+def rounded_to_int8(model):
+    """The model with the weights that the runtime's int8 stands for."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "embed" in name and not model.config.tie_word_embeddings:
+                weight.copy_(weight.bfloat16())
+            elif weight.dim() == 2:
+                most = weight.abs().amax(1, keepdim=True).clamp(min=1e-30)
+                weight.copy_((weight * (127 / most)).round() * (most / 127))
+    return model
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+@pytest.mark.parametrize("family", NATIVE)
+def test_smaller_weights_compute_the_rounded_model(family, weights, level):
+    model = changed(family)
+    tokens = random_prompt(40, seed=3)
+    with implementation(level):
+        target = NativeTarget(model, weights)
+        got = target.forward(target.new_state(1, 64), [0], DraftTree.build([tokens[0]], [Draft.chain(tokens[1:], [1.0] * 39)]))[0]
+    rounded = rounded_to_int8(model) if weights == "int8" else model.bfloat16().float()
+    want = plain_logits(rounded, tokens)
+    assert (got - want).abs().max() < 0.015 * want.abs().max()  # of keys and values in bfloat16
+    assert (got - want).square().mean().sqrt() < 0.002 * want.abs().max()
+
+
 @pytest.mark.parametrize("change", [
     {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}},
     {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}},
@@ -81,13 +112,13 @@ def test_variants_of_llama(change):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("family", NATIVE)
-def test_logits_do_not_depend_on_how_they_are_computed(family, dtype, level):
+def test_logits_do_not_depend_on_how_they_are_computed(family, weights, level):
     prompts = [random_prompt(n, seed=n) for n in (37, 1, 16, 70)]
     drafts = [random_tree(n, seed=n) for n in (63, 0, 5, 17)]
     with implementation(level):
-        target = NativeTarget(changed(family, dtype=dtype))
+        target = NativeTarget(changed(family), weights)
         state = target.new_state(4, 8)
         for row, prompt in enumerate(prompts):
             target.prefill(state, row, prompt[:-1])
@@ -100,11 +131,11 @@ def test_logits_do_not_depend_on_how_they_are_computed(family, dtype, level):
                 assert torch.equal(logits[row, node], step_by_step(target, prompt + tree.path_tokens(row, node))), (row, node)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("family", ["llama", "mistral"])
-def test_long_contexts_cross_splits_bit_for_bit(family, dtype):
-    model = changed(family, dtype=dtype, max_position_embeddings=2048, **({"sliding_window": 300} if family == "mistral" else {}))
-    target = NativeTarget(model)
+def test_long_contexts_cross_splits_bit_for_bit(family, weights):
+    model = changed(family, max_position_embeddings=2048, **({"sliding_window": 300} if family == "mistral" else {}))
+    target = NativeTarget(model, weights)
     prompt = random_prompt(1030, seed=5)
     one_by_one, chunked = target.new_state(1, 1), target.new_state(1, 1)
     for token in prompt[:-8]:
@@ -116,7 +147,7 @@ def test_long_contexts_cross_splits_bit_for_bit(family, dtype):
     node = int(paths.depth[0].argmax())
     want = step_by_step(target, prompt[:-7] + paths.path_tokens(0, node))
     assert torch.equal(logits[0][0, node], want) and int(paths.depth[0, node]) > 3
-    if dtype == torch.float32:
+    if weights == "float32":
         reference = plain_logits(model, prompt[:-7] + paths.path_tokens(0, node))[-1]
         assert (want - reference).abs().max() < 1e-5 * reference.abs().max()
 
@@ -138,10 +169,10 @@ def test_logits_do_not_depend_on_the_number_of_threads(threads):
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("family", NATIVE)
-def test_the_cache_after_commits_equals_a_fresh_one(family, dtype):
-    target = NativeTarget(changed(family, dtype=dtype))
+def test_the_cache_after_commits_equals_a_fresh_one(family, weights):
+    target = NativeTarget(changed(family), weights)
     prompt = random_prompt(21, seed=8)
     state = target.new_state(2, 8)
     target.prefill(state, 1, prompt[:-1])
@@ -166,13 +197,14 @@ def test_the_cache_after_commits_equals_a_fresh_one(family, dtype):
 
 
 @pytest.mark.parametrize("family", NATIVE)
-def test_bfloat16_drafts_change_nothing(family):
-    """Random weights in bfloat16 leave near ties everywhere; bit-equal logits do not care."""
-    model = small_model(family, dtype=torch.bfloat16, scale=1.0)
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_drafts_change_nothing(family, weights):
+    """Random weights and rounding leave near ties everywhere; bit-equal logits do not care."""
+    model = small_model(family, scale=1.0)
     prompts = [random_prompt(n, seed=n) for n in (12, 5, 31, 1)]
-    plain = [SpeculativeGenerator(model, drafter="none").generate(p, max_new_tokens=30, eos_token_id=-1).token_ids for p in prompts]
+    plain = [SpeculativeGenerator(model, drafter="none", weights=weights).generate(p, max_new_tokens=30, eos_token_id=-1).token_ids for p in prompts]
     for drafter in ("suffix", "prompt_lookup", OracleDrafter(plain, wrong_from=9)):
-        generator = SpeculativeGenerator(model, drafter=drafter)
+        generator = SpeculativeGenerator(model, drafter=drafter, weights=weights)
         assert [r.token_ids for r in generator.generate(prompts, max_new_tokens=30, eos_token_id=-1, speculate=12)] == plain
 
 
@@ -207,3 +239,75 @@ def test_wrong_calls_into_the_runtime():
     with pytest.raises(ValueError, match="weights='int3' is unknown"):
         _C.PackedMatrix("int3", 16, 16)
     transformer.forward_chain(cache, 0, 0, [])  # nothing to do
+
+
+@pytest.mark.parametrize("family", NATIVE)
+@pytest.mark.parametrize("shards", [1, 3])
+def test_from_pretrained_packs_the_files(family, shards, tmp_path):
+    model = changed(family)
+    size = sum(p.numel() * 4 for p in model.parameters())
+    model.save_pretrained(tmp_path, max_shard_size=size // shards + 1)
+    byte_tokenizer().save_pretrained(tmp_path)
+    prompts = [random_prompt(n, seed=n) for n in (12, 5)]
+    settings = dict(max_new_tokens=16, eos_token_id=-1)
+    want = [r.token_ids for r in SpeculativeGenerator(model).generate(prompts, **settings)]
+    generator = SpeculativeGenerator.from_pretrained(str(tmp_path))
+    assert isinstance(generator.target, NativeTarget) and sum(p.numel() for p in generator.model.parameters()) == 0
+    assert [r.token_ids for r in generator.generate(prompts, **settings)] == want
+    with pytest.raises(RuntimeError, match="shell.*AutoModelForCausalLM"):
+        generator.model(torch.tensor([[1]]))
+    sampled = dict(settings, do_sample=True, temperature=0.7, top_k=9, seed=3)
+    assert generator.generate(prompts[0], **sampled).token_ids == SpeculativeGenerator(model).generate(prompts[0], **sampled).token_ids
+
+
+@pytest.mark.parametrize("spoil, reason", [
+    (lambda tensors: tensors.pop("model.norm.weight"), "no tensor 'model.norm.weight'"),
+    (lambda tensors: tensors.update({"model.norm.weight": torch.ones(5)}), r"'model.norm.weight' of the checkpoint has shape \[5\], the configuration asks for \[64\]"),
+])  # fmt: skip
+def test_checkpoints_that_do_not_fit(spoil, reason, tmp_path):
+    model = small_model()
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    spoil(tensors)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UnsupportedModelError, match=reason):
+        NativeTarget.from_pretrained(str(tmp_path))
+
+
+def test_an_index_that_leaves_the_checkpoint(tmp_path):
+    small_model().save_pretrained(tmp_path, max_shard_size=50_000)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace("model-00001", "../model-00001"))
+    with pytest.raises(UnsupportedModelError, match="names files outside the checkpoint"):
+        NativeTarget.from_pretrained(str(tmp_path))
+
+
+MEMORY = """
+import sys, threading, time
+import torch, fastdecode
+from fastdecode.targets.native import NativeTarget
+
+def anonymous():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) * 1024
+
+start, peak, stop = anonymous(), 0, False
+def watch():
+    global peak
+    while not stop:
+        peak = max(peak, anonymous())
+        time.sleep(0.002)
+thread = threading.Thread(target=watch)
+thread.start()
+target = NativeTarget.from_pretrained(sys.argv[1], sys.argv[2])
+state = target.new_state(1, 1024)
+stop = True
+thread.join()
+print((peak - start) / (target.transformer.weight_bytes + state.cache.nbytes))
+"""
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_loading_needs_little_more_than_the_packed_weights(weights):
+    result = subprocess.run([sys.executable, "-c", MEMORY, smollm2.path(), weights], capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 1.25

@@ -26,7 +26,7 @@ def tree_case(batch, nodes, vocab, seed, zeros=0.0):
 
 
 @pytest.mark.parametrize("replacement", [True, False])
-@pytest.mark.parametrize("batch, nodes, vocab", [(1, 1, 1), (20, 16, 5), (5, 40, 6), (3, 12, 1030), (0, 3, 4)])
+@pytest.mark.parametrize("batch, nodes, vocab", [(1, 1, 1), (20, 16, 5), (5, 40, 6), (4, 6, 31), (4, 6, 64), (4, 6, 65), (4, 6, 193), (3, 12, 1030), (0, 3, 4)])
 @pytest.mark.parametrize("zeros", [0.0, 0.6])
 def test_equals_reference(impl, device, replacement, batch, nodes, vocab, zeros):
     arrays = tree_case(batch, nodes, vocab, seed=nodes, zeros=zeros)
@@ -61,8 +61,9 @@ def test_a_chain_is_verify_chain(impl, device):
     assert torch.equal(got.accept_len, want.accept_len) and torch.equal(got.next_token, want.next_token)
 
 
-def test_nan_and_empty_rows(impl, device):
-    tokens, first, sibling, p, q, key = tree_case(6, 4, 5, seed=3)
+@pytest.mark.parametrize("vocab", [5, 200])
+def test_nan_and_empty_rows(impl, device, vocab):
+    tokens, first, sibling, p, q, key = tree_case(6, 4, vocab, seed=3)
     p[0, 0, 4], p[1], q[2], q[3, 0, 1], p[4, 0, 0] = torch.nan, 0, 0, torch.nan, torch.inf
     for replacement in (True, False):
         want = reference.verify_tree_recursive(tokens, first, sibling, p, q, key, replacement)

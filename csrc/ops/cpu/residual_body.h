@@ -58,7 +58,10 @@ void reject_draw(RejectionState& state) {
 // Upper bounds, as floats, of the weights of kLanes tokens; positive wherever the weight is.
 static inline F bounds(const ResidualRow& row, int64_t v) {
   const F p = load(row.p + v);
-  return row.q ? sub(mul(p, set1(float(row.scale) * (1 + 0x1p-20f))), load(row.q + v)) : p;
+  if (!row.q) return p;
+  const F scaled = add(mul(p, set1(float(row.scale) * (1 + 0x1p-20f))), set1(FLT_MIN));  // the product may underflow
+  const F q = load(row.q + v), zero = set1(0);
+  return select(ge(zero, p), sub(zero, q), sub(scaled, q));  // NaN stays
 }
 static inline F bounds(const double* weights, int64_t v) {
   const F w = load_doubles(weights + v);

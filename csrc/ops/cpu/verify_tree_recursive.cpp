@@ -111,7 +111,7 @@ void verify(const VerifyTreeRecursiveArgs& a) {
   });
 }
 
-const Kernel<void (*)(const VerifyTreeRecursiveArgs&)> kernel("verify_tree_recursive", verify);
+const Kernel<void (*)(const VerifyTreeRecursiveArgs&)> kernel("verify_tree_recursive", verify, FD_X86(verify), FD_X86(verify));  // its passes over the vocabulary dispatch
 
 }  // namespace
 
