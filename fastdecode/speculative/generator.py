@@ -75,7 +75,7 @@ class SpeculativeGenerator:
         pair_with_target(self.drafter, self.target.vocab_size, tokenizer, draft_tokenizer)
         self._lock = threading.RLock()  # one forward pass at a time: calls from several threads take turns
         self._kept = KeptCache()
-        self._cost = StepCost()
+        self._cost = StepCost.measure(self.target) if self.drafter is not None else StepCost()
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, drafter: Any = "auto", dtype: str | torch.dtype = "auto", device: str | None = None, **kwargs) -> "SpeculativeGenerator":

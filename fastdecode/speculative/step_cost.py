@@ -1,65 +1,84 @@
 """What a forward pass costs by its width, and how many draft tokens are worth it.
 
 A pass over many tokens costs more than one over a single token, by an amount that depends on machine, model and dtype. It is
-measured while decoding; drafts are cut to the size with the most expected tokens per second, which may be no draft at all.
+measured when a generator is made and corrected while it decodes; drafts are cut to the size with the most expected tokens per
+second, which may be no draft at all.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections import deque
-from typing import Sequence
+import math
+import time
+from typing import Mapping, Sequence
 
 import numpy as np
 
-from fastdecode.speculative.tree import Draft, merge
+from fastdecode.speculative.tree import Draft, DraftTree, merge
+from fastdecode.targets.base import TargetModel
 
-PRIOR_SLOPE = 0.03  # relative cost of one more token until something was measured
-MEMORY = 15  # passes per width class that the median looks back on
-SETTLED, REFRESH = 64, 8  # after so many passes the curve is made anew once in REFRESH passes only
+PRIOR = {1: 1.0, 2: 1.03}  # relative cost until something was measured
+WIDTHS, CONTEXT = (1, 2, 4, 8, 16, 32, 64), 64  # of the measurement
+BUDGET, REPEATS = 0.5, 5  # seconds it may take beyond one pass per width, passes per width
+RATE, FORGET, LARGEST = 0.1, 0.99, 0.3  # of the running correction: weight of a pass, decay per pass, largest step (in logarithms)
 
 
 class StepCost:
-    """Measured seconds of a pass by width (tokens of all rows together), in classes of doubling width."""
+    """Cost of a pass by width (tokens of all rows together); only ratios of costs matter.
 
-    def __init__(self) -> None:
-        self._seconds: dict[int, deque[float]] = {}
-        self._widths: dict[int, deque[int]] = {}
-        self._curve = np.empty(0)  # cost by width
-        self._passes = self._curve_passes = 0
+    Args:
+        measured: width -> seconds.
+    """
+
+    def __init__(self, measured: Mapping[int, float] = PRIOR):
+        self._x = np.array(sorted(measured), float)
+        self._y = np.maximum.accumulate([measured[w] for w in sorted(measured)])
+        self._level: float | None = None  # running log of measured / expected, over all widths
+        self._correction: dict[int, float] = {}  # the same for a class of doubling width, relative to the level
+
+    @classmethod
+    def measure(cls, target: TargetModel) -> "StepCost":
+        """Times passes over chains behind a short context; the fastest pass of each width counts."""
+        room = target.max_positions or CONTEXT + WIDTHS[-1]
+        context = min(CONTEXT, room // 2)
+        state = target.new_state(1, context + WIDTHS[-1])
+        target.prefill(state, 0, [0] * context)
+        seconds: dict[int, float] = {}
+        start = time.perf_counter()
+        for repeat in range(REPEATS):
+            for width in WIDTHS:
+                if width > room - context or (repeat and time.perf_counter() - start > BUDGET):
+                    break
+                tree = DraftTree.build([0], [Draft.chain([0] * (width - 1), [1.0] * (width - 1))])
+                begin = time.perf_counter()
+                target.forward(state, [0], tree)
+                seconds[width] = min(seconds.get(width, math.inf), time.perf_counter() - begin)
+        return cls(seconds if len(seconds) > 1 else PRIOR)
 
     def record(self, width: int, seconds: float) -> None:
-        self._passes += 1
-        bucket = (width - 1).bit_length()
-        self._seconds.setdefault(bucket, deque(maxlen=MEMORY)).append(seconds)
-        self._widths.setdefault(bucket, deque(maxlen=MEMORY)).append(width)
+        """Corrects the expectation by one pass. What was learnt about widths that no longer occur is forgotten."""
+        error = math.log(max(seconds, 1e-9) / self._expected(np.array([width]))[0])
+        self._level = error if self._level is None else self._level + RATE * _clipped(error - self._level)
+        for other in self._correction:
+            self._correction[other] *= FORGET
+        bucket = _bucket(width)
+        before = self._correction.get(bucket, 0.0)
+        self._correction[bucket] = before + RATE * _clipped(error - self._level - before)
 
     def estimates(self, widths: np.ndarray) -> np.ndarray:
-        """Expected cost at each width (ascending), never falling with width; in units of which only ratios matter."""
-        prior = 1 + PRIOR_SLOPE * (widths - 1)
-        if not self._seconds:
-            return prior
-        known = sorted((statistics.median(self._widths[b]), statistics.median(self._seconds[b])) for b in self._seconds)
-        x, y = (np.array(column) for column in zip(*known))
-        # Interpolating the factor over the prior lets widths that were never seen follow the prior's slope.
-        factor = np.interp(widths, x, y / (1 + PRIOR_SLOPE * (x - 1)))
-        return np.maximum.accumulate(factor * prior)
+        """Expected cost at each width (ascending), never falling with width."""
+        corrections = np.array([self._correction.get(_bucket(w), 0.0) for w in widths.tolist()])
+        return np.maximum.accumulate(self._expected(widths) * np.exp(corrections))
 
     def best_size(self, scores: Sequence[np.ndarray]) -> int:
         """Nodes per row, for rows with these acceptance estimates, that give the most expected tokens per second."""
         longest = max(map(len, scores), default=0)
+        if longest == 0:
+            return 0
         gains = np.zeros(longest + 1)
         for row in scores:
             gains[1 : len(row) + 1] += np.sort(row)[::-1]
         tokens = len(scores) + gains.cumsum()
-        return int(np.argmax(tokens / self._costs(len(scores) * (longest + 1))[len(scores) :: len(scores)]))
-
-    def _costs(self, width: int) -> np.ndarray:
-        """Estimates at 0 ... width."""
-        fresh = self._passes == self._curve_passes or (self._passes > SETTLED and self._passes - self._curve_passes < REFRESH)
-        if not fresh or len(self._curve) <= width:
-            self._curve, self._curve_passes = self.estimates(np.arange(max(width, 64) + 1)), self._passes
-        return self._curve[: width + 1]
+        return int(np.argmax(tokens / self.estimates(len(scores) * np.arange(1, longest + 2))))
 
     def trim(self, drafts: Sequence[Draft]) -> list[Draft]:
         """The drafts without the nodes that cost more than they promise. Drawn drafts keep their size: it must not depend on
@@ -68,3 +87,16 @@ class StepCost:
             return list(drafts)
         size = self.best_size([d.scores for d in drafts])
         return [d if len(d) <= size else merge([d], size) for d in drafts]
+
+    def _expected(self, widths: np.ndarray) -> np.ndarray:
+        """Between measurements on straight lines, beyond the last along the last one."""
+        slope = (self._y[-1] - self._y[-2]) / (self._x[-1] - self._x[-2])
+        return np.interp(widths, self._x, self._y) + slope * np.maximum(0, widths - self._x[-1])
+
+
+def _bucket(width: int) -> int:
+    return (width - 1).bit_length()
+
+
+def _clipped(step: float) -> float:
+    return max(-LARGEST, min(LARGEST, step))

@@ -3,28 +3,53 @@ import pytest
 
 from fastdecode.speculative.step_cost import StepCost
 from fastdecode.speculative.tree import Draft
-
-
-def measured(costs: dict[int, float]) -> StepCost:
-    cost = StepCost()
-    for width, seconds in costs.items():
-        for _ in range(3):
-            cost.record(width, seconds)
-    return cost
+from fastdecode.targets.hf import HFTarget
+from fastdecode.targets.native import NativeTarget
+from tests.models import small_model
 
 
 def test_estimates_pass_through_measurements_and_never_fall():
-    cost = measured({1: 1.0, 4: 1.3, 16: 1.2})
+    cost = StepCost({1: 1.0, 4: 1.3, 16: 1.2, 32: 2.1})
     estimates = cost.estimates(np.arange(1, 65))
-    assert estimates[0] == pytest.approx(1.0) and estimates[3] == pytest.approx(1.3)
+    assert estimates[0] == pytest.approx(1.0) and estimates[3] == pytest.approx(1.3) and estimates[15] == pytest.approx(1.3)
+    assert estimates[63] == pytest.approx(2.1 + 32 * 0.8 / 16)
     assert (np.diff(estimates) >= 0).all()
+    cost.record(4, 1.0)
+    assert (np.diff(cost.estimates(np.arange(1, 65))) >= 0).all()
+
+
+def test_measuring_a_target():
+    estimates = StepCost.measure(NativeTarget(small_model())).estimates(np.arange(1, 100))
+    assert (estimates > 0).all() and (np.diff(estimates) >= 0).all() and estimates[0] < 1
+
+
+def test_a_model_with_few_positions_is_measured_within_them():
+    StepCost.measure(NativeTarget(small_model(max_position_embeddings=5)))
+    StepCost.measure(HFTarget(small_model("gpt2", n_positions=16)))
+
+
+def test_passes_correct_the_expectation_and_a_slow_machine_changes_nothing():
+    cost = StepCost({1: 1.0, 8: 2.0})
+    for _ in range(200):
+        cost.record(1, 10.0)
+        cost.record(8, 20.0)
+    assert cost.estimates(np.array([1, 8])) == pytest.approx([1.0, 2.0], rel=0.02)
+    for _ in range(200):
+        cost.record(1, 1.0)
+        cost.record(8, 1.2)
+    one, eight = cost.estimates(np.array([1, 8]))
+    assert 1.15 < eight / one < 1.6
+    for _ in range(600):
+        cost.record(1, 1.0)  # nothing is heard of width 8 any more
+    one, eight = cost.estimates(np.array([1, 8]))
+    assert eight / one == pytest.approx(2.0, rel=0.02)
 
 
 def test_free_width_takes_every_node_and_dear_width_none():
     scores = [np.array([0.5, 0.2, 0.05], np.float32)]
-    assert measured({1: 1.0, 4: 1.0}).best_size(scores) == 3
-    assert measured({1: 1.0, 2: 1.9, 4: 3.5}).best_size(scores) == 0
-    assert measured({1: 1.0, 2: 1.1, 4: 1.9}).best_size(scores) == 1
+    assert StepCost({1: 1.0, 4: 1.0}).best_size(scores) == 3
+    assert StepCost({1: 1.0, 2: 1.9, 4: 3.5}).best_size(scores) == 0
+    assert StepCost({1: 1.0, 2: 1.1, 4: 1.9}).best_size(scores) == 1
 
 
 def test_no_drafts():
@@ -33,13 +58,13 @@ def test_no_drafts():
 
 
 def test_a_slow_outlier_does_not_turn_speculation_off():
-    cost = measured({1: 1.0, 4: 1.1})
+    cost = StepCost({1: 1.0, 4: 1.1})
     cost.record(4, 50.0)
     assert cost.best_size([np.array([0.6, 0.4, 0.3], np.float32)]) == 3
 
 
 def test_trim_keeps_the_best_nodes_connected():
-    cost = measured({1: 1.0, 2: 1.05, 4: 3.0})
+    cost = StepCost({1: 1.0, 2: 1.05, 4: 3.0})
     draft = Draft(np.array([5, 6, 7], np.int32), np.array([-1, 0, -1], np.int32), np.array([0.9, 0.05, 0.1], np.float32))
     trimmed = cost.trim([draft])[0]
     assert trimmed.tokens.tolist() == [5] and trimmed.parents.tolist() == [-1]
