@@ -10,7 +10,7 @@
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
 
-static const int kByteRows = 6, kBytePanels = 2;  // 24 sums, 2 weights, 2 inputs
+static const int kByteRows = 4, kBytePanels = 2;  // 16 sums, 2 weights, 2 inputs; with more GCC 12 spills
 
 static inline __m512i broadcast4(const int8_t* p) {
   int bytes;
@@ -28,7 +28,10 @@ static void byte_dots(const PanelGemm& g, int64_t row, int64_t panel, int32_t (&
     for (int p = 0; p < P; ++p) sums[r][p][0] = sums[r][p][1] = _mm512_setzero_si512();
   for (int64_t k = 0; k < g.depth; k += 4) {
     __m512i weights[P];
-    for (int p = 0; p < P; ++p) weights[p] = _mm512_loadu_si512(w + p * stride + k * kPanel);
+    for (int p = 0; p < P; ++p) {
+      __builtin_prefetch(w + p * stride + k * kPanel + kAhead);
+      weights[p] = _mm512_loadu_si512(w + p * stride + k * kPanel);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const __m512i x = broadcast4(a + r * g.lda + k), y = broadcast4(a + r * g.lda + g.depth + k);

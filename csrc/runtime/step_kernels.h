@@ -12,6 +12,8 @@ constexpr int64_t kPanel = 16;  // columns of packed weights (or keys) that lie 
 constexpr int64_t kDepth = 64;  // the inner dimension is padded to a multiple of this,
 constexpr int64_t kKeyDepth = 32;  // and that of keys, which are never bytes, to one of this
 
+constexpr int64_t kAhead = 1536;  // bytes by which the products ask for weights before they need them
+
 enum class Element { f32 = 0, bf16 = 1, i8 = 2 };  // of weights; f32 and bf16 also of keys, values and the inputs of products
 
 inline int64_t bytes_of(Element element) { return element == Element::f32 ? 4 : element == Element::bf16 ? 2 : 1; }

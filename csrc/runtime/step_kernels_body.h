@@ -74,7 +74,11 @@ static void tile(const PanelGemm& g, int64_t row, int64_t panel) {
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) weights[p * kVectors + v] = load_weights(w + p * stride + k * kPanel + v * kLanes * Pack<T>::step);
+      for (int v = 0; v < kVectors; ++v) {
+        const T* next = w + p * stride + k * kPanel + v * kLanes * Pack<T>::step;
+        __builtin_prefetch(reinterpret_cast<const char*>(next) + kAhead);
+        weights[p * kVectors + v] = load_weights(next);
+      }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const auto x = broadcast(reinterpret_cast<const T*>(a + r * g.lda) + k);
