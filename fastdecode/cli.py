@@ -149,6 +149,7 @@ def bench_step(
     contexts: Annotated[str, typer.Option(help="Tokens in the cache, comma-separated.")] = "128",
     repeats: Annotated[int, typer.Option(min=1)] = 21,
     dtype: Dtype = "bfloat16",
+    weights: Annotated[str, typer.Option(help="auto (the dtype), float32, bfloat16 or int8.")] = "auto",
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Write the report here.")] = None,
 ) -> None:
     """Cost of one step of the compiled runtime by width, against the time that reading its memory takes."""
@@ -156,7 +157,7 @@ def bench_step(
 
     from fastdecode import step_benchmark
 
-    target = _load(model, "none", dtype).target
+    target = _load(model, "none", dtype, weights=weights).target
     report = step_benchmark.run(target, _numbers(widths, "--widths"), _numbers(contexts, "--contexts"), repeats, lambda x: track(x, console=err, transient=True))
     if json_file:
         json_file.write_text(json.dumps(report, indent=1))
@@ -186,7 +187,7 @@ def _bench_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def _load(model: str, drafter: str, dtype: str, peers: bool = False):
+def _load(model: str, drafter: str, dtype: str, peers: bool = False, weights: str = "auto"):
     """A generator; with `peers` its model can also be run by transformers."""
     from transformers.utils import logging
 
@@ -197,7 +198,7 @@ def _load(model: str, drafter: str, dtype: str, peers: bool = False):
     logging.disable_progress_bar()
     path = str(fetch(model)) if model.lower() in CHECKPOINTS else model
     if not peers:
-        return SpeculativeGenerator.from_pretrained(path, drafter=drafter, dtype=dtype)
+        return SpeculativeGenerator.from_pretrained(path, drafter=drafter, dtype=dtype, weights=weights)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     return SpeculativeGenerator(AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval(), AutoTokenizer.from_pretrained(path), drafter)
