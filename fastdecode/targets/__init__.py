@@ -26,6 +26,8 @@ def make_target(target: str | TargetModel, model: PreTrainedModel, weights: str 
             fallback of "auto".
     """
     if not isinstance(target, str):
+        if isinstance(target, type) or not all(callable(getattr(target, method, None)) for method in ("new_state", "prefill", "forward", "commit")):
+            raise TypeError(f"target is {target!r}, expected auto, native, hf or an object with new_state/prefill/forward/commit, e.g. NativeTarget.from_pretrained(...)")
         return target
     if target not in ("auto", "native", "hf"):
         raise ValueError(f"target={target!r} is unknown: use auto, native or hf")

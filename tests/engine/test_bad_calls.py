@@ -10,6 +10,7 @@ import transformers
 from fastdecode import InvalidLogitsError, SpeculativeGenerator, UnsupportedModelError
 from fastdecode.speculative.drafters import ModelDrafter, PromptLookupDrafter
 from fastdecode.speculative.tree import Draft
+from fastdecode.targets.native import NativeTarget
 from tests.models import VOCAB, byte_tokenizer, plain_tokens, small_model
 
 PROMPT = [5, 6, 7, 5, 6, 8, 5, 6]
@@ -85,6 +86,8 @@ CONSTRUCTION = {
     "verifier without methods": (build(verifier=Silent()), TypeError, r"verifier is Silent.*verify"),
     "native runtime without code for the model": (lambda m: SpeculativeGenerator(small_model("gpt2"), target="native"), UnsupportedModelError, r"GPT2LMHeadModel: model type 'gpt2' is not one of llama.*target='hf'"),
     "native runtime and float64": (lambda m: SpeculativeGenerator(small_model(dtype=torch.float64), target="native"), UnsupportedModelError, r"its dtype is torch\.float64.*target='hf'"),
+    "no target": (build(target=None), TypeError, r"target is None, expected auto, native, hf or an object with new_state"),
+    "target class, not object": (build(target=NativeTarget), TypeError, r"target is <class.*NativeTarget.*from_pretrained"),
     "unknown weights": (build(weights="int3"), ValueError, r"weights='int3' is unknown: use auto, float32, bfloat16, int8"),
     "weights without the runtime": (build(target="hf", weights="int8"), ValueError, r"weights='int8' needs the compiled runtime"),
     "unknown target": (build(target="vllm"), ValueError, r"target='vllm' is unknown: use auto, native or hf"),
