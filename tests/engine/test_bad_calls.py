@@ -218,7 +218,7 @@ def test_a_streamer_with_a_batch(generator, expected):
 @pytest.mark.parametrize("verifier, message", [("greedy", "do_sample=True.*use verifier='auto'"), ("chain", "drawn from a law.*'point'"), ("block", "drawn from a law"), ("recursive", "drawn from a law")])
 def test_verifiers_that_do_not_fit_the_drafts(llama, expected, verifier, message):
     generator = SpeculativeGenerator(llama, verifier=verifier, min_score=0.0)
-    assert_refused(lambda: generator.generate(PROMPT, do_sample=True, seed=0, **GOOD), ValueError, message, generator, expected)
+    assert_refused(lambda: generator.generate(PROMPT, do_sample=True, seed=0, speculate=8, **GOOD), ValueError, message, generator, expected)
 
 
 @pytest.mark.parametrize(
