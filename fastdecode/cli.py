@@ -119,26 +119,35 @@ def demo(max_new_tokens: MaxNewTokens = 96) -> None:
 def bench_speculative(
     prompts: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Spec-Bench JSON lines.")],
     model: Model = DEFAULT_MODEL,
-    methods: Annotated[str, typer.Option(help="Comma-separated: hf, hf-prompt-lookup, plain, suffix, prompt_lookup, auto; suffix@hf chooses a target.")] = "hf,hf-prompt-lookup,plain,suffix",
+    methods: Annotated[str, typer.Option(help="Comma-separated: the peers hf, hf-prompt-lookup, llama-cpp, openvino-genai; plain, auto or a drafter. plain-int8 has weights of one byte, suffix@hf chooses a target.")] = "hf,hf-prompt-lookup,llama-cpp,openvino-genai,plain,plain-int8,auto,auto-int8",
     max_new_tokens: MaxNewTokens = 64,
     temperature: Temperature = 0.0,
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     limit: Annotated[Optional[int], typer.Option(min=1, help="Measure on this many prompts only.")] = None,
     dtype: Dtype = "bfloat16",
     target: Annotated[str, typer.Option(help="auto, native or hf: what runs the model for the methods that are not peers.")] = "auto",
+    gguf: Annotated[Optional[Path], typer.Option(exists=True, dir_okay=False, help="The model as GGUF, for llama-cpp and openvino-genai; of the default model it is fetched.")] = None,
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Write the report here.")] = None,
+    plot: Annotated[Optional[Path], typer.Option(help="Draw the report into this PNG file.")] = None,
 ) -> None:
     """Tokens per second of drafters and peers on the same prompts, interleaved."""
     from rich.progress import track
 
-    from fastdecode import benchmark
+    from fastdecode import benchmark, checkpoints, plots
+    from fastdecode.peers import GGUF_PEERS
 
+    if plot:
+        plots.require()
     generator = _load(model, "none", dtype, peers=True)
-    sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     names = methods.split(",")
-    report = benchmark.run(generator.model, generator.tokenizer, benchmark.load_prompts(prompts, limit), names, max_new_tokens, repeats, sampling, lambda x: track(x, console=err, transient=True), target)
+    if gguf is None and model.lower() in checkpoints.CHECKPOINTS and any(peer.installed for name, peer in GGUF_PEERS.items() if name in names):
+        gguf = checkpoints.pull_gguf(model)
+    settings = benchmark.Settings(max_new_tokens, temperature, target, gguf)
+    report = benchmark.run(generator.model, generator.tokenizer, benchmark.load_prompts(prompts, limit), names, repeats, settings, lambda x: track(x, console=err, transient=True))
     if json_file:
         json_file.write_text(json.dumps(report, indent=1))
+    if plot:
+        plots.speeds(report, plot)
     out.print(_bench_table(report))
 
 
@@ -177,9 +186,12 @@ def _numbers(text: str, option: str) -> list[int]:
 
 
 def _bench_table(report: dict[str, Any]) -> Table:
-    categories = sorted(next(iter(report["methods"].values()))["per_category"])
+    categories = sorted(next(v["per_category"] for v in report["methods"].values() if "missing" not in v))
     table = Table("method", "tokens/s", "vs hf", *categories, "tokens per round", "same as plain")
     for name, values in report["methods"].items():
+        if "missing" in values:
+            table.add_row(name, values["missing"])
+            continue
         ratios = values.get("speedup_vs_hf", {})
         cells = [f"{ratios[c]['ratio']:.2f} [{ratios[c]['low']:.2f}]" if c in ratios else "-" for c in categories]
         length = values["mean_acceptance_length"]

@@ -18,6 +18,9 @@ class DecodeStats:
         drafted, accepted: draft tokens proposed, kept.
         drafted_at, accepted_at: per depth (index 0 = first drafted position): rounds in which a draft reached that depth,
             rounds in which it was accepted there.
+        skipped_rounds: rounds in which the drafter was not asked, because plain decoding was faster.
+        trimmed: proposed tokens that were not verified, because they promised less than they would have cost.
+        draft_sizes: number of rounds that verified 0, 1, 2 ... draft tokens.
         prompt_tokens: tokens of the prompt; reused_tokens: how many of them were still in the cache.
         lossless: whether every verifier that was used keeps the target's law exactly.
         drafter, verifier: names.
@@ -31,6 +34,9 @@ class DecodeStats:
     accepted: int = 0
     drafted_at: list[int] = field(default_factory=list)
     accepted_at: list[int] = field(default_factory=list)
+    skipped_rounds: int = 0
+    trimmed: int = 0
+    draft_sizes: list[int] = field(default_factory=list)
     prompt_tokens: int = 0
     reused_tokens: int = 0
     lossless: bool = True
@@ -44,12 +50,19 @@ class DecodeStats:
         self.drafted += drafted
         self.accepted += accepted
         self.emitted += emitted
+        self.draft_sizes += [0] * (drafted + 1 - len(self.draft_sizes))
+        self.draft_sizes[drafted] += 1
         missing = depth - len(self.drafted_at)
         self.drafted_at += [0] * missing
         self.accepted_at += [0] * missing
         for i in range(depth):
             self.drafted_at[i] += 1
             self.accepted_at[i] += i < accepted
+
+    def record_decision(self, skipped: bool, trimmed: int) -> None:
+        """What the controller made of a round: whether the drafter was left alone, and how many of its tokens were dropped."""
+        self.skipped_rounds += skipped
+        self.trimmed += trimmed
 
     def add_seconds(self, part: str, seconds: float) -> None:
         self.seconds[part] = self.seconds.get(part, 0.0) + seconds
@@ -92,6 +105,7 @@ class DecodeStats:
             ("rounds (target passes)", f"{self.rounds}"),
             ("emitted tokens", f"{self.emitted}"),
             ("drafted / accepted", f"{self.drafted} / {self.accepted}  ({self.acceptance_rate:.1%})"),
+            ("controller", f"{self.skipped_rounds} rounds without a draft, {self.trimmed} drafted tokens not worth a pass"),
             ("mean acceptance length", f"{self.mean_acceptance_length:.2f} tokens per round"),
             ("rate per position", " ".join(f"{r:.2f}" for r in self.per_position_rate[:8]) or "-"),
             ("tokens per second", f"{self.tokens_per_second:.1f}  (prompt apart)"),

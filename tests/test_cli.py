@@ -73,8 +73,11 @@ def test_bench_writes_its_report(tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"question_id": 1, "category": "qa", "turns": ["Say hi hi hi."]}) + "\n")
     report = tmp_path / "report.json"
-    result = run("bench", "speculative", "--prompts", str(prompts), "--methods", "hf,hf-prompt-lookup,plain,suffix", "--max-new-tokens", "8", "--repeats", "1", "--dtype", "float32", "--json", str(report))
+    result = run("bench", "speculative", "--prompts", str(prompts), "--methods", "hf,hf-prompt-lookup,openvino-genai,plain,plain-int8,suffix,auto-int8", "--max-new-tokens", "8", "--repeats", "1", "--dtype", "float32", "--json", str(report), "--plot", str(tmp_path / "speeds.png"))
     assert result.returncode == 0, result.stderr
     data = json.loads(report.read_text())
-    assert data["schema"] == 1 and set(data["methods"]) == {"hf", "hf-prompt-lookup", "plain", "suffix"}
-    assert data["methods"]["suffix"]["identical_to_plain"] == 1
+    methods = data["methods"]
+    assert data["schema"] == 1 and set(methods) == {"hf", "hf-prompt-lookup", "openvino-genai", "plain", "plain-int8", "suffix", "auto-int8"}
+    assert methods["suffix"]["identical_to_plain"] == methods["auto-int8"]["identical_to_plain"] == 1
+    assert methods["openvino-genai"] == {"missing": "openvino-genai is not installed"} or methods["openvino-genai"]["tokens_per_second"] > 0
+    assert (tmp_path / "speeds.png").read_bytes().startswith(b"\x89PNG")

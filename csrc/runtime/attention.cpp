@@ -31,7 +31,7 @@ AttentionPlan plan_attention(const TokenSet& set, const AttentionShape& shape) {
   const int64_t size = std::max<int64_t>(1, kTaskRows / shape.group());
   int64_t slots = 0;
   for (size_t b = 0; b < set.rows.size(); ++b) {
-    slots = std::max<int64_t>(slots, set.slot_count[b]);
+    if (set.tail_begin[set.begin[b + 1]] > set.tail_begin[set.begin[b]]) slots = std::max<int64_t>(slots, set.slot_count[b]);
     for (int64_t begin = set.begin[b]; begin < set.begin[b + 1]; begin += size) {
       const int64_t end = std::min<int64_t>(begin + size, set.begin[b + 1]);
       SplitRange range{INT64_MAX, 0};

@@ -26,32 +26,48 @@ Element element_of(const std::string& name) {
 
 const void* pointer(uintptr_t p) { return reinterpret_cast<const void*>(p); }
 
+template <class T>
+T* at(uintptr_t p) {
+  return reinterpret_cast<T*>(p);
+}
+
 std::vector<float> padded(const std::vector<float>& weights) {
   std::vector<float> result = weights;
   result.resize(round_up(int64_t(weights.size()), kPanel), 0.0f);
   return result;
 }
 
-// Logits [wanted, ld] of nodes [B, N] go to out; trees of fewer than N nodes leave gaps behind.
-void forward_tree(Transformer& model, KvCache& cache, const std::vector<int32_t>& rows, const std::vector<int32_t>& lengths, const Ids& tokens, const Ids& parents, const Ids& counts, uintptr_t out, int64_t ld) {
+// Trees of counts[b] nodes out of [B, N], behind `lengths` committed tokens.
+void add_trees(TokenSet& set, const std::vector<int32_t>& rows, const std::vector<int32_t>& lengths, const Ids& tokens, const Ids& parents, const Ids& counts) {
   const int64_t batch = int64_t(rows.size()), nodes = batch ? tokens.size() / batch : 0;
   if (tokens.size() != parents.size() || counts.size() != batch || int64_t(lengths.size()) != batch || tokens.size() != batch * nodes)
     throw std::invalid_argument("tokens and parents must be [B, N], counts, rows and lengths [B]");
-  TokenSet set;
   for (int64_t b = 0; b < batch; ++b) {
-    if (rows[b] < 0 || rows[b] >= cache.rows()) throw std::invalid_argument("row " + std::to_string(rows[b]) + " is not in a cache of " + std::to_string(cache.rows()));
+    if (counts.at(b) < 0 || counts.at(b) > nodes) throw std::invalid_argument("counts[" + std::to_string(b) + "] = " + std::to_string(counts.at(b)) + " is not in 0 .. " + std::to_string(nodes));
     set.add_tree(rows[b], lengths[b], tokens.data() + b * nodes, parents.data() + b * nodes, counts.at(b));
   }
-  py::gil_scoped_release unlocked;
-  model.forward(cache, set, reinterpret_cast<float*>(out), ld);
 }
 
-void forward_chain(Transformer& model, KvCache& cache, int32_t row, int32_t length, const std::vector<int32_t>& tokens) {
-  if (row < 0 || row >= cache.rows()) throw std::invalid_argument("row " + std::to_string(row) + " is not in a cache of " + std::to_string(cache.rows()));
-  TokenSet set;
-  set.add_chain(row, length, tokens.data(), int64_t(tokens.size()));
-  py::gil_scoped_release unlocked;
-  model.forward(cache, set, nullptr, 0);
+void add_positions(TokenSet& set, int32_t row, const Ids& tokens, const Ids& positions, const Ids& ends) {
+  if (tokens.size() != positions.size() || tokens.size() != ends.size()) throw std::invalid_argument("tokens, positions and ends must have the same length");
+  set.add_positions(row, tokens.data(), positions.data(), ends.data(), tokens.size());
+}
+
+void want(TokenSet& set, const Ids& tokens) {
+  std::vector<int32_t> wanted(tokens.data(), tokens.data() + tokens.size());
+  for (size_t i = 0; i < wanted.size(); ++i)
+    if (wanted[i] < 0 || wanted[i] >= set.size() || (i > 0 && wanted[i] <= wanted[i - 1])) throw std::invalid_argument("wanted[" + std::to_string(i) + "] = " + std::to_string(wanted[i]) + " does not ascend within the " + std::to_string(set.size()) + " tokens of the set");
+  set.wanted = std::move(wanted);
+}
+
+StepPart part_of_pass(int64_t begin, int64_t end, uintptr_t hidden, const std::vector<int64_t>& taps, uintptr_t tapped) {
+  StepPart part;
+  part.begin = begin;
+  part.end = end;
+  part.hidden = at<float>(hidden);
+  part.taps = taps;
+  part.tapped = at<float>(tapped);
+  return part;
 }
 
 }  // namespace
@@ -62,6 +78,14 @@ void bind_runtime(py::module_& m) {
       .def("copy_row", &KvCache::copy_row, Unlocked())
       .def("compact", [](KvCache& c, int64_t row, int64_t first, const Ids& path) { c.compact(row, first, path.data(), path.size()); })
       .def_property_readonly("nbytes", &KvCache::bytes);
+
+  py::class_<TokenSet>(m, "TokenSet")
+      .def(py::init<>())
+      .def("__len__", &TokenSet::size)
+      .def("add_chain", [](TokenSet& set, int32_t row, int32_t length, const std::vector<int32_t>& tokens) { set.add_chain(row, length, tokens.data(), int64_t(tokens.size())); })
+      .def("add_trees", &add_trees)
+      .def("add_positions", &add_positions)
+      .def("want", &want);
 
   py::class_<PackedMatrix>(m, "PackedMatrix")
       .def(py::init([](const std::string& element, int64_t outputs, int64_t inputs) { return PackedMatrix(element_of(element), outputs, inputs); }))
@@ -110,8 +134,20 @@ void bind_runtime(py::module_& m) {
       .def("check", &Transformer::check)
       .def_property_readonly("weight_bytes", &Transformer::weight_bytes)
       .def("new_cache", [](const Transformer& t, int64_t rows, int64_t capacity) { return std::make_unique<KvCache>(t.cache_shape(), rows, capacity); })
-      .def("forward_chain", &forward_chain)
-      .def("forward_tree", &forward_tree);
+      .def("forward", [](Transformer& t, KvCache& cache, const TokenSet& set, uintptr_t logits, int64_t ld, int64_t begin, int64_t end, uintptr_t hidden, const std::vector<int64_t>& taps, uintptr_t tapped) {
+             StepPart part = part_of_pass(begin, end, hidden, taps, tapped);
+             part.logits = at<float>(logits);
+             part.ld = ld;
+             t.forward(cache, set, part);
+           },
+           Unlocked(), py::arg("cache"), py::arg("set"), py::kw_only(), py::arg("logits") = 0, py::arg("ld") = 0, py::arg("begin") = 0, py::arg("end") = -1, py::arg("hidden") = 0, py::arg("taps") = std::vector<int64_t>{}, py::arg("tapped") = 0)
+      .def("forward_stats", [](Transformer& t, KvCache& cache, const TokenSet& set, uintptr_t ids, int64_t ids_per_row, uintptr_t banned, int64_t banned_count, uintptr_t temperature, uintptr_t key, uintptr_t floats, uintptr_t ints, uintptr_t id_logits, int64_t begin, int64_t end, uintptr_t hidden, const std::vector<int64_t>& taps, uintptr_t tapped) {
+             const VocabStatsArgs stats{nullptr, int64_t(set.wanted.size()), t.config.vocab, 0, kFloat32, at<int32_t>(ids), ids_per_row, at<int32_t>(banned), banned_count, at<float>(temperature), at<int64_t>(key), at<float>(floats), at<int32_t>(ints), at<float>(id_logits)};
+             StepPart part = part_of_pass(begin, end, hidden, taps, tapped);
+             part.stats = &stats;
+             t.forward(cache, set, part);
+           },
+           Unlocked(), py::arg("cache"), py::arg("set"), py::arg("ids"), py::arg("ids_per_row"), py::arg("banned"), py::arg("banned_count"), py::arg("temperature"), py::arg("key"), py::arg("floats"), py::arg("ints"), py::arg("id_logits"), py::kw_only(), py::arg("begin") = 0, py::arg("end") = -1, py::arg("hidden") = 0, py::arg("taps") = std::vector<int64_t>{}, py::arg("tapped") = 0);
 }
 
 }  // namespace fastdecode

@@ -1,16 +1,20 @@
 #include "runtime/token_set.h"
 
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
 namespace fastdecode {
 
-void TokenSet::open(int32_t row, int32_t length, int64_t count) {
+void TokenSet::open(int32_t row, int32_t first, int32_t slots, int64_t count) {
   rows.push_back(row);
-  first_slot.push_back(length);
-  slot_count.push_back(int32_t(count));
+  first_slot.push_back(first);
+  slot_count.push_back(slots);
   begin.push_back(begin.back() + int32_t(count));
 }
 
 void TokenSet::add_chain(int32_t row, int32_t length, const int32_t* tokens, int64_t count) {
-  open(row, length, count);
+  open(row, length, int32_t(count), count);
   for (int32_t i = 0; i < count; ++i) {
     token.push_back(tokens[i]);
     position.push_back(length + i);
@@ -21,9 +25,10 @@ void TokenSet::add_chain(int32_t row, int32_t length, const int32_t* tokens, int
 }
 
 void TokenSet::add_tree(int32_t row, int32_t length, const int32_t* tokens, const int32_t* parents, int64_t count) {
-  open(row, length, count);
+  open(row, length, int32_t(count), count);
   const int64_t first = size();
   for (int32_t i = 0; i < count; ++i) {
+    if (parents[i] < -1 || parents[i] >= i) throw std::invalid_argument("parents[" + std::to_string(i) + "] = " + std::to_string(parents[i]) + " is not -1 or a node before it");
     const int64_t parent = first + parents[i];
     const bool root = parents[i] < 0;
     token.push_back(tokens[i]);
@@ -40,6 +45,24 @@ void TokenSet::add_tree(int32_t row, int32_t length, const int32_t* tokens, cons
     }
     tail_begin.push_back(int32_t(tail.size()));
     wanted.push_back(int32_t(first + i));
+  }
+}
+
+void TokenSet::add_positions(int32_t row, const int32_t* tokens, const int32_t* positions, const int32_t* ends, int64_t count) {
+  int32_t before = -1, last = 0;
+  for (int64_t i = 0; i < count; before = positions[i++]) {
+    if (positions[i] <= before || positions[i] >= ends[i])
+      throw std::invalid_argument("positions[" + std::to_string(i) + "] = " + std::to_string(positions[i]) + " does not lie between the position before it and ends[" + std::to_string(i) + "] = " + std::to_string(ends[i]));
+    last = std::max(last, ends[i]);
+  }
+  const int32_t first = count ? positions[0] : 0;
+  open(row, first, last - first, count);
+  for (int64_t i = 0; i < count; ++i) {
+    token.push_back(tokens[i]);
+    position.push_back(positions[i]);
+    slot.push_back(positions[i]);
+    dense_end.push_back(ends[i]);
+    tail_begin.push_back(int32_t(tail.size()));
   }
 }
 

@@ -25,10 +25,16 @@ struct TokenSet {
   void add_chain(int32_t row, int32_t length, const int32_t* tokens, int64_t count);
 
   // The nodes of a tree behind `length` committed tokens: node i goes to slot length + i and sees its ancestors. Wants all logits.
+  // Throws std::invalid_argument unless every parent stands before its children.
   void add_tree(int32_t row, int32_t length, const int32_t* tokens, const int32_t* parents, int64_t count);
 
+  // Tokens at ascending positions, whose slots they overwrite, each seeing the positions 0 ... end - 1 whatever its own:
+  // blocks whose tokens see each other. The caller answers for slots that nothing was ever written to.
+  // Throws std::invalid_argument unless positions ascend and lie below their ends.
+  void add_positions(int32_t row, const int32_t* tokens, const int32_t* positions, const int32_t* ends, int64_t count);
+
  private:
-  void open(int32_t row, int32_t length, int64_t count);
+  void open(int32_t row, int32_t first, int32_t slots, int64_t count);
 };
 
 }  // namespace fastdecode

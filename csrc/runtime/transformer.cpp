@@ -15,8 +15,8 @@ namespace fastdecode {
 // One forward pass: phases of independent items between barriers, the same for every thread of the team.
 class Step {
  public:
-  Step(Transformer& model, KvCache& cache, const TokenSet& set, float* logits, int64_t ld)
-      : t_(model), c_(model.config), cache_(cache), set_(set), logits_(logits), ld_logits_(ld), kernels_(step_kernels(c_.element)), cache_kernels_(step_kernels(model.cache_element())), m_(set.size()), cache_bytes_(bytes_of(model.cache_element())),
+  Step(Transformer& model, KvCache& cache, const TokenSet& set, const StepPart& part)
+      : t_(model), c_(model.config), cache_(cache), set_(set), part_(part), kernels_(step_kernels(c_.element)), cache_kernels_(step_kernels(model.cache_element())), m_(set.size()), cache_bytes_(bytes_of(model.cache_element())),
         bytes_(c_.element == Element::i8), ld_(round_up(c_.width, kDepth)), ld_heads_(round_up(c_.heads * c_.dim, kDepth)), ld_inner_(round_up(c_.inner, kDepth)), ld_qkv_((c_.heads + 2 * c_.kv_heads) * c_.dim), depth_(round_up(c_.dim, kKeyDepth)) {
     plan_layers();
     reserve();
@@ -28,24 +28,23 @@ class Step {
   }
 
   void operator()(Team& team, int member) {
-    each(team, m_, [&](int64_t m) { embed(m); });
-    for (size_t i = 0; i < t_.layers.size(); ++i) {
+    each(team, m_, [&](int64_t m) { enter(m); });
+    for (int64_t i = part_.begin; i < part_.end; ++i) {
       const Layer& layer = t_.layers[i];
+      keep(team, i);
       each(team, m_, [&](int64_t m) { kernels_.norm(hidden(m), layer.attention_norm.data(), c_.width, ld_, c_.epsilon, input(m)); });
       multiply(team, layer.qkv, input(0), m_, Epilogue::store, qkv(0), ld_qkv_);
-      each(team, m_ * c_.kv_heads, [&](int64_t item) { rotate_and_store(layer, int64_t(i), item / c_.kv_heads, item % c_.kv_heads); });
-      if (i + 1 == t_.layers.size() && set_.wanted.empty()) break;  // only the keys and values were asked for
-      attend_layer(team, member, layer, int64_t(i));
+      each(team, m_ * c_.kv_heads, [&](int64_t item) { rotate_and_store(layer, i, item / c_.kv_heads, item % c_.kv_heads); });
+      if (i + 1 == part_.end && !keeps_last()) break;  // only the keys and values were asked for
+      attend_layer(team, member, layer, i);
       add_to_hidden(team, layer.out, attended_input(0), layer.after_attention_norm);
       each(team, m_, [&](int64_t m) { kernels_.norm(hidden(m), layer.mlp_norm.data(), c_.width, ld_, c_.epsilon, input(m)); });
       multiply(team, layer.gate_up, input(0), m_, c_.activation == Activation::silu ? Epilogue::silu : Epilogue::gelu, nullptr, 0);
       if (bytes_) each(team, m_, [&](int64_t m) { kernels_.input(space().gated.at<float>(m * ld_inner_), c_.inner, ld_inner_, space().gated_inputs.at(m * stride(ld_inner_))); });
       add_to_hidden(team, layer.down, bytes_ ? space().gated_inputs.at() : space().gated.at(), layer.after_mlp_norm);
     }
-    if (set_.wanted.empty()) return;
-    const int64_t wanted = int64_t(set_.wanted.size());
-    each(team, wanted, [&](int64_t i) { kernels_.norm(hidden(set_.wanted[i]), t_.norm.data(), c_.width, ld_, c_.epsilon, input(i)); });
-    multiply(team, t_.head, input(0), wanted, Epilogue::store, logits_, ld_logits_);
+    keep(team, part_.end);
+    if (has_head()) head(team, member, int64_t(set_.wanted.size()));
   }
 
  private:
@@ -78,6 +77,45 @@ class Step {
     });
   }
 
+  bool has_head() const { return part_.head() && !set_.wanted.empty(); }
+  bool keeps_last() const { return has_head() || (!part_.taps.empty() && part_.taps.back() == part_.end); }
+
+  // Copies the hidden states if they are wanted.
+  void keep(Team& team, int64_t layer) {
+    const auto tap = std::find(part_.taps.begin(), part_.taps.end(), layer);
+    if (tap == part_.taps.end()) return;
+    float* out = part_.tapped + (tap - part_.taps.begin()) * m_ * c_.width;
+    each(team, m_, [&](int64_t m) { std::copy(hidden(m), hidden(m) + c_.width, out + m * c_.width); });
+  }
+
+  void head(Team& team, int member, int64_t wanted) {
+    each(team, wanted, [&](int64_t i) { kernels_.norm(hidden(set_.wanted[i]), t_.norm.data(), c_.width, ld_, c_.epsilon, input(i)); });
+    if (part_.logits) return multiply(team, t_.head, input(0), wanted, Epilogue::store, part_.logits, part_.ld);
+    const int64_t blocks = column_blocks();
+    VocabCut* cuts = space().cuts.at<VocabCut>();
+    float* columns = space().columns.at<float>(member * kStatsRows * kStatsColumns);
+    each(team, blocks, [&](int64_t block) {
+      for (int64_t first = 0; first < wanted; first += kStatsRows) scan_columns(block, first, std::min(wanted, first + kStatsRows), columns, cuts);
+    });
+    each(team, wanted, [&](int64_t i) { write_vocab_stats(*part_.stats, i, cuts + i * blocks, blocks); });
+  }
+
+  // Logits of some rows and columns, into cuts of their statistics while they are in the cache.
+  void scan_columns(int64_t block, int64_t first, int64_t last, float* columns, VocabCut* cuts) {
+    const PackedMatrix& w = t_.head;
+    const int64_t begin = block * kStatsColumns, end = std::min(c_.vocab, begin + kStatsColumns), panel = begin / kPanel;
+    const char* weights = static_cast<const char*>(w.data()) + panel * panel_bytes(w.element(), w.depth());
+    kernels_.gemm({input(first), stride(w.depth()), weights, last - first, w.depth(), 0, (end - begin + kPanel - 1) / kPanel, Epilogue::store, columns, kStatsColumns, w.bias() ? w.bias() + begin : nullptr, nullptr, 0});
+    VocabStatsArgs args = *part_.stats;
+    args.stride = kStatsColumns;
+    args.logits = reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(columns) - (first * kStatsColumns + begin) * sizeof(float));
+    for (int64_t i = first; i < last; ++i) {
+      cuts[i * column_blocks() + block] = vocab_cut(args, i, begin, end);
+      if (args.id_logits) write_id_logits(args, i, begin, end);
+    }
+  }
+  int64_t column_blocks() const { return (c_.vocab + kStatsColumns - 1) / kStatsColumns; }
+
   // hidden += norm(a x w), the norm only in families that have one there.
   void add_to_hidden(Team& team, const PackedMatrix& w, const char* a, const std::vector<float>& norm) {
     if (norm.empty()) return multiply(team, w, a, m_, Epilogue::add, hidden(0), ld_);
@@ -85,16 +123,21 @@ class Step {
     each(team, m_, [&](int64_t m) { kernels_.norm_add(mixed(m), norm.data(), c_.width, c_.epsilon, hidden(m)); });
   }
 
-  void embed(int64_t m) {
-    float* out = hidden(m);
-    const int32_t id = set_.token[m];
-    std::fill(out, out + ld_, 0.0f);
+  void enter(int64_t m) {
+    std::fill(hidden(m), hidden(m) + ld_, 0.0f);
+    if (part_.hidden)
+      std::copy(part_.hidden + m * c_.width, part_.hidden + (m + 1) * c_.width, hidden(m));
+    else
+      embed(set_.token[m], hidden(m));
+    for (size_t r = 0; r < t_.rotaries.size(); ++r) turn(t_.rotaries[r], m, rotary(r, m));
+  }
+
+  void embed(int32_t id, float* out) {
     if (t_.embedding.size() == 0) {
       t_.head.unpack(id, c_.embedding_scale, out);
     } else {
       for (int64_t k = 0; k < c_.width; ++k) out[k] = c_.embedding_scale * element(t_.embedding.at(), t_.cache_element() == Element::f32 ? kFloat32 : kBFloat16, id * c_.width + k);
     }
-    for (size_t r = 0; r < t_.rotaries.size(); ++r) turn(t_.rotaries[r], m, rotary(r, m));
   }
 
   // Cosines, then sines, of one position.
@@ -180,17 +223,19 @@ class Step {
     s.parts.reserve(parts * 4);
     s.scratch.reserve(num_threads() * scratch_ * 4);
     s.rotary.reserve(t_.rotaries.size() * m_ * c_.dim * 4);
+    s.columns.reserve(part_.stats ? num_threads() * kStatsRows * kStatsColumns * 4 : 0);
+    s.cuts.reserve(part_.stats ? set_.wanted.size() * column_blocks() * sizeof(VocabCut) : 0);
   }
 
   static const int64_t kMaxDim = 512;
+  static const int64_t kStatsRows = 64, kStatsColumns = 1024;  // of logits that are looked at before the next take their place
   friend class Transformer;
 
   Transformer& t_;
   const TransformerConfig& c_;
   KvCache& cache_;
   const TokenSet& set_;
-  float* logits_;
-  int64_t ld_logits_;
+  const StepPart& part_;
   const StepKernels &kernels_, &cache_kernels_;
   int64_t m_, cache_bytes_;
   bool bytes_;  // int8 weights: what enters a product is made from floats once a whole row is there
@@ -239,9 +284,16 @@ size_t Transformer::weight_bytes() const {
   return sum;
 }
 
-void Transformer::forward(KvCache& cache, const TokenSet& set, float* logits, int64_t ld) {
+void Transformer::forward(KvCache& cache, const TokenSet& set, StepPart part) {
+  const int64_t count = int64_t(layers.size());
+  if (part.end < 0) part.end = count;
   for (int32_t token : set.token) require(token >= 0 && token < config.vocab, "token " + std::to_string(token) + " is outside the vocabulary 0 .. " + std::to_string(config.vocab - 1));
-  if (set.size() > 0) Step(*this, cache, set, logits, ld).run();
+  for (int32_t row : set.rows) require(row >= 0 && row < cache.rows(), "row " + std::to_string(row) + " is not in a cache of " + std::to_string(cache.rows()));
+  require(0 <= part.begin && part.begin <= part.end && part.end <= count, "layers " + std::to_string(part.begin) + " to " + std::to_string(part.end) + " are not in a model of " + std::to_string(count));
+  require(part.begin == 0 || part.hidden, "a pass that starts at layer " + std::to_string(part.begin) + " needs the hidden states before it");
+  for (size_t i = 0; i < part.taps.size(); ++i)
+    require(part.begin <= part.taps[i] && part.taps[i] <= part.end && (i == 0 || part.taps[i - 1] < part.taps[i]), "hidden states before layer " + std::to_string(part.taps[i]) + " are asked for; layers must ascend from " + std::to_string(part.begin) + " to " + std::to_string(part.end));
+  if (set.size() > 0) Step(*this, cache, set, part).run();
 }
 
 }  // namespace fastdecode

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "ops/cpu/vocab_stats.h"
 #include "runtime/kv_cache.h"
 #include "runtime/packed_matrix.h"
 #include "runtime/token_set.h"
@@ -33,6 +34,21 @@ struct Layer {
   int rotary = -1;
 };
 
+// Which part of a pass to run and what to keep of it. Hidden states are float32 [M, width]; those before layer i are the output
+// of i layers, those before the layer behind the last are what the final norm takes.
+struct StepPart {
+  int64_t begin = 0, end = -1;     // layers; -1: all
+  const float* hidden = nullptr;   // before layer `begin`, in the place of the embeddings
+  std::vector<int64_t> taps;       // layers before which hidden states are kept, ascending, begin ... end
+  float* tapped = nullptr;         // [taps, M, width]
+  // After layer `end`, of the wanted tokens: logits [wanted, ld], ld >= the head's columns (a multiple of 16), or what a pass
+  // over them yields, without storing them. The caller fills in pointers and counts of `stats`, not the logits.
+  float* logits = nullptr;
+  int64_t ld = 0;
+  const VocabStatsArgs* stats = nullptr;
+  bool head() const { return logits || stats; }
+};
+
 class Transformer {
  public:
   TransformerConfig config;
@@ -47,12 +63,12 @@ class Transformer {
   Element cache_element() const { return config.element == Element::i8 ? Element::bf16 : config.element; }
   CacheShape cache_shape() const { return {cache_element(), int64_t(layers.size()), config.kv_heads, config.dim}; }
 
-  // Computes the tokens of the set; logits [wanted, ld] of those that want them, ld >= the head's columns (a multiple of 16).
-  void forward(KvCache& cache, const TokenSet& set, float* logits, int64_t ld);
+  // Computes the tokens of the set, or a part of the pass. Throws std::invalid_argument before anything is done.
+  void forward(KvCache& cache, const TokenSet& set, StepPart part = {});
 
  private:
   struct Workspace {
-    Memory hidden, mixed, inputs, qkv, queries, attended, attended_inputs, gated, gated_inputs, parts, scratch, rotary;
+    Memory hidden, mixed, inputs, qkv, queries, attended, attended_inputs, gated, gated_inputs, parts, scratch, rotary, columns, cuts;
   };
   friend class Step;
   Workspace space_;

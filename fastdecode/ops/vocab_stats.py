@@ -108,15 +108,19 @@ def vocab_stats(
     rows, vocab = logits.shape
     if out is None:
         out = VocabStats.empty(rows, 0 if ids is None else ids.shape[1], device)
+    run(logits.data_ptr(), rows, vocab, logits.stride(0), DTYPE_CODES[logits.dtype], *arguments(ids, banned, temperature, key, out))
+    return out
+
+
+def arguments(ids, banned, temperature, key, out: VocabStats) -> tuple[int, ...]:
+    """The arguments of the compiled function behind the logits."""
     floats, ints, id_logits = out
-    run(
-        logits.data_ptr(), rows, vocab, logits.stride(0), DTYPE_CODES[logits.dtype],
+    return (
         0 if ids is None else ids.data_ptr(), 0 if ids is None else ids.shape[1],
         0 if banned is None else banned.data_ptr(), 0 if banned is None else len(banned),
         0 if temperature is None else temperature.data_ptr(), 0 if key is None else key.data_ptr(),
         floats.data_ptr(), ints.data_ptr(), 0 if ids is None or id_logits is None else id_logits.data_ptr(),
     )  # fmt: skip
-    return out
 
 
 def _reference(logits, ids, banned, temperature, key, out):
@@ -158,16 +162,7 @@ def _require(logits, ids, banned, temperature, key, out) -> None:
     rows, vocab = _check.rows("logits", logits, tuple(DTYPE_CODES))
     if not 0 < vocab < 1 << 24:
         raise ValueError(f"logits has {vocab} columns, expected 1 to 2^24 - 1 (ids are stored exactly in float32)")
-    if ids is not None and _check.tensor("ids", ids, torch.int32, (rows, None), logits.device).shape[1] > MAX_IDS:
-        raise ValueError(f"ids has {ids.shape[1]} columns, at most {MAX_IDS} are supported; call vocab_stats once per {MAX_IDS} ids")
-    if banned is not None and len(_check.tensor("banned", banned, torch.int32, (None,), logits.device)) > MAX_BANNED:
-        raise ValueError(f"banned has {len(banned)} ids, at most {MAX_BANNED} are supported; write -inf into logits for more")
-    if (temperature is None) != (key is None):
-        given, missing = ("temperature", "key") if key is None else ("key", "temperature")
-        raise ValueError(f"{given} is given and {missing} is None; sampling needs both")
-    if temperature is not None:
-        _check.tensor("temperature", temperature, torch.float32, (rows,), logits.device)
-        _check.tensor("key", key, torch.int64, (rows, 4), logits.device)
+    check_rows(rows, logits.device, ids, banned, temperature, key)
     if out is not None:
         _check.tensor("out.floats", out.floats, torch.float32, (rows, 16), logits.device)
         _check.tensor("out.ints", out.ints, torch.int32, (rows, 2), logits.device)
@@ -176,3 +171,17 @@ def _require(logits, ids, banned, temperature, key, out) -> None:
         if out.floats.is_cpu:
             global _checked
             _checked = out
+
+
+def check_rows(rows: int, device: torch.device, ids, banned, temperature, key) -> None:
+    """Checks what `vocab_stats` takes beside the logits of `rows` rows."""
+    if ids is not None and _check.tensor("ids", ids, torch.int32, (rows, None), device).shape[1] > MAX_IDS:
+        raise ValueError(f"ids has {ids.shape[1]} columns, at most {MAX_IDS} are supported; call vocab_stats once per {MAX_IDS} ids")
+    if banned is not None and len(_check.tensor("banned", banned, torch.int32, (None,), device)) > MAX_BANNED:
+        raise ValueError(f"banned has {len(banned)} ids, at most {MAX_BANNED} are supported; write -inf into logits for more")
+    if (temperature is None) != (key is None):
+        given, missing = ("temperature", "key") if key is None else ("key", "temperature")
+        raise ValueError(f"{given} is given and {missing} is None; sampling needs both")
+    if temperature is not None:
+        _check.tensor("temperature", temperature, torch.float32, (rows,), device)
+        _check.tensor("key", key, torch.int64, (rows, 4), device)

@@ -12,9 +12,9 @@ import torch
 from fastdecode.errors import InvalidLogitsError
 from fastdecode.ops import TreePath
 from fastdecode.results import TokenLogprobs
-from fastdecode.speculative.drafters import Budget, Drafter
+from fastdecode.speculative.controller import Controller, Plan
+from fastdecode.speculative.drafters import Drafter
 from fastdecode.speculative.request import Request
-from fastdecode.speculative.step_cost import StepCost
 from fastdecode.speculative.tree import Draft, DraftTree
 from fastdecode.speculative.verifiers import Verifier, choose_verifier
 from fastdecode.targets.base import TargetModel, TargetState, prefill_rows
@@ -51,9 +51,10 @@ class Decoding:
     """Decodes a batch of requests, one round per `step`; rows leave the batch as they finish."""
 
     @torch.inference_mode()
-    def __init__(self, target: TargetModel, drafter: Drafter | None, verifier: Verifier | None, requests: Sequence[Request], options: Options, kept: KeptCache, cost: StepCost):
-        self.target, self.verifier, self.requests, self.options, self.kept, self.cost = target, verifier, list(requests), options, kept, cost
+    def __init__(self, target: TargetModel, drafter: Drafter | None, verifier: Verifier | None, requests: Sequence[Request], options: Options, kept: KeptCache, controller: Controller):
+        self.target, self.verifier, self.requests, self.options, self.kept, self.controller = target, verifier, list(requests), options, kept, controller
         self.drafter = drafter if options.max_draft else None
+        self.plan = Plan(controller, self.requests, options.max_draft, options.min_score, options.adaptive)
         self.active = list(range(len(self.requests)))
         self.logprobs: list[list[TokenLogprobs]] = [[] for _ in self.requests]
         self.scores: list[list[torch.Tensor]] = [[] for _ in self.requests]
@@ -71,16 +72,17 @@ class Decoding:
         rows = self.active
         requests = [self.requests[r] for r in rows]
         with self._timed("draft"):
-            tree = self._tree(rows, requests)
+            drafts = self._propose(rows)
+            tree = self._tree(requests, drafts)
         start = time.perf_counter()
         with self._timed("target"):
-            logits = self.target.forward(self.state, rows, tree)
-        if logits.dtype == torch.float64:
-            logits = logits.float()  # what the operations take
-        self.cost.record(tree.tokens.numel(), time.perf_counter() - start)
+            seen = self._look(rows, tree, requests)
+        self.controller.step.record(int(tree.num_nodes.sum()), time.perf_counter() - start)
         with self._timed("verify"):
-            verdict = self._verify(tree, logits, requests)
+            verdict = self._verify(tree, seen, requests)
             emitted = [self._emit(b, r, tree, verdict) for b, r in enumerate(rows)]
+            for b, r in enumerate(rows):
+                self.plan.learn(r, drafts[b], min(int(verdict.accept_len[b]), len(emitted[b])))
         with self._timed("commit"):
             kept = torch.tensor([min(a, len(e)) for a, e in zip(verdict.accept_len.tolist(), emitted)], dtype=torch.int32)
             self.target.commit(self.state, rows, torch.where(torch.arange(tree.shape[1]) <= kept[:, None], verdict.path, -1), kept)
@@ -111,8 +113,20 @@ class Decoding:
         self.requests[0].stats.reused_tokens = shared
         return state
 
-    def _tree(self, rows: Sequence[int], requests: Sequence[Request]) -> DraftTree:
-        tree = DraftTree.build([q.pending for q in requests], self._propose(rows))
+    def _propose(self, rows: Sequence[int]) -> list[Draft]:
+        if self.drafter is None:
+            return [Draft.empty()] * len(rows)
+        budgets = self.plan.budgets(rows, self.round)
+        start = time.perf_counter()
+        proposals = self.drafter.propose(self.draft_state, rows, budgets)
+        self.controller.record_proposal(max(d.depth for d in proposals), time.perf_counter() - start)
+        drafts = self.plan.trim(rows, proposals)
+        for r, budget, proposal, draft in zip(rows, budgets, proposals, drafts):
+            self.requests[r].stats.record_decision(budget.depth == 0 and self.requests[r].remaining > 1, len(proposal) - len(draft))
+        return drafts
+
+    def _tree(self, requests: Sequence[Request], drafts: Sequence[Draft]) -> DraftTree:
+        tree = DraftTree.build([q.pending for q in requests], drafts)
         low, high = (int(t) for t in tree.tokens.aminmax())
         if low < 0 or high >= self.target.vocab_size:
             raise ValueError(f"drafter {self.drafter.name!r} proposed token {low if low < 0 else high}, the model's vocabulary is 0 .. {self.target.vocab_size - 1}; draft only ids that the model has")
@@ -121,24 +135,29 @@ class Decoding:
                 raise ValueError(f"drafter {self.drafter.name!r} proposed a path of {depth} tokens where the budget's depth was at most {request.remaining - 1}; keep to budget.depth")
         return tree
 
-    def _propose(self, rows: Sequence[int]) -> list[Draft]:
-        if self.drafter is None:
-            return [Draft.empty()] * len(rows)
-        budgets = []
-        for r in rows:
-            room = self.requests[r].remaining - 1  # the last token of a round is the target's own
-            budgets.append(Budget(self.options.max_draft if room else 0, min(self.options.max_draft, room), self.options.min_score, self.round))
-        drafts = self.drafter.propose(self.draft_state, rows, budgets)
-        return self.cost.trim(drafts) if self.options.adaptive else drafts
+    def _look(self, rows: Sequence[int], tree: DraftTree, requests: Sequence[Request]) -> torch.Tensor:
+        """The target's logits [B, N, V], or only its most probable tokens int32 [B, N] where nothing else is asked for."""
+        choose = getattr(self.target, "most_probable", None)
+        if choose and not self._keeps_logits and all(q.processors.plain and not q.processors.sample for q in requests):
+            return choose(self.state, rows, tree)
+        logits = self.target.forward(self.state, rows, tree)
+        return logits.float() if logits.dtype == torch.float64 else logits  # what the operations take
 
-    def _verify(self, tree: DraftTree, logits: torch.Tensor, requests: Sequence[Request]) -> TreePath:
+    @property
+    def _keeps_logits(self) -> bool:
+        return self.options.logprobs is not None or self.options.scores
+
+    def _verify(self, tree: DraftTree, seen: torch.Tensor, requests: Sequence[Request]) -> TreePath:
         verifier = choose_verifier(self.verifier, tree, requests)
         for request, nodes in zip(requests, tree.num_nodes.tolist()):
             if nodes > 1 or not request.tokens:  # rounds without a draft say nothing about the rule
                 request.stats.verifier = verifier.name
                 request.stats.lossless &= verifier.lossless
-        self._raw = logits.clone() if self.options.logprobs is not None or self.options.scores else None
-        verdict = TreePath(*(t.cpu() for t in verifier.verify(tree.to(logits.device), logits, requests, self.round)))
+        self._raw = seen.clone() if self._keeps_logits else None
+        if seen.dim() == 2:
+            verdict = verifier.follow(tree, seen)
+        else:
+            verdict = TreePath(*(t.cpu() for t in verifier.verify(tree.to(seen.device), seen, requests, self.round)))
         bad = [i for i, token in enumerate(verdict.next_token.tolist()) if token < 0]
         if bad:
             position = len(requests[bad[0]].tokens) + int(verdict.accept_len[bad[0]])

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from fastdecode.results import GenerationResult
+from fastdecode.speculative.controller import Controller
 from fastdecode.speculative.decoding import Decoding, KeptCache, Options
 from fastdecode.speculative.drafters import Drafter, make_drafter
 from fastdecode.speculative.drafters.pairing import pair_with_target
@@ -75,7 +76,7 @@ class SpeculativeGenerator:
         pair_with_target(self.drafter, self.target.vocab_size, tokenizer, draft_tokenizer)
         self._lock = threading.RLock()  # one forward pass at a time: calls from several threads take turns
         self._kept = KeptCache()
-        self._cost = StepCost.measure(self.target) if self.drafter is not None else StepCost()
+        self._controller = Controller(StepCost.measure(self.target) if self.drafter is not None else StepCost(), self.drafter)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, drafter: Any = "auto", dtype: str | torch.dtype = "auto", device: str | None = None, **kwargs) -> "SpeculativeGenerator":
@@ -169,7 +170,7 @@ class SpeculativeGenerator:
     def decode(self, requests: list[Request], options: Options) -> Decoding:
         """Starts decoding prepared requests (prefill included)."""
         with self._lock:
-            return Decoding(self.target, self.drafter, self.verifier, requests, options, self._kept, self._cost)
+            return Decoding(self.target, self.drafter, self.verifier, requests, options, self._kept, self._controller)
 
     def _step(self, decoding: Decoding) -> list[tuple[int, list[int]]]:
         with self._lock:

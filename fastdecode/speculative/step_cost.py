@@ -1,19 +1,18 @@
-"""What a forward pass costs by its width, and how many draft tokens are worth it.
+"""What a forward pass costs by its width.
 
 A pass over many tokens costs more than one over a single token, by an amount that depends on machine, model and dtype. It is
-measured when a generator is made and corrected while it decodes; drafts are cut to the size with the most expected tokens per
-second, which may be no draft at all.
+measured when a generator is made and corrected while it decodes.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Mapping, Sequence
+from typing import Mapping
 
 import numpy as np
 
-from fastdecode.speculative.tree import Draft, DraftTree, merge
+from fastdecode.speculative.tree import Draft, DraftTree
 from fastdecode.targets.base import TargetModel
 
 PRIOR = {1: 1.0, 2: 1.03}  # relative cost until something was measured
@@ -23,7 +22,7 @@ RATE, FORGET, LARGEST = 0.1, 0.99, 0.3  # of the running correction: weight of a
 
 
 class StepCost:
-    """Cost of a pass by width (tokens of all rows together); only ratios of costs matter.
+    """Cost of a pass by width (tokens of all rows together).
 
     Args:
         measured: width -> seconds.
@@ -69,24 +68,18 @@ class StepCost:
         corrections = np.array([self._correction.get(_bucket(w), 0.0) for w in widths.tolist()])
         return np.maximum.accumulate(self._expected(widths) * np.exp(corrections))
 
-    def best_size(self, scores: Sequence[np.ndarray]) -> int:
-        """Nodes per row, for rows with these acceptance estimates, that give the most expected tokens per second."""
-        longest = max(map(len, scores), default=0)
-        if longest == 0:
-            return 0
-        gains = np.zeros(longest + 1)
-        for row in scores:
-            gains[1 : len(row) + 1] += np.sort(row)[::-1]
-        tokens = len(scores) + gains.cumsum()
-        return int(np.argmax(tokens / self.estimates(len(scores) * np.arange(1, longest + 2))))
+    def seconds(self, widths: np.ndarray) -> np.ndarray:
+        """The same in seconds, at the pace of the passes that were recorded."""
+        return self.estimates(widths) * self._pace
 
-    def trim(self, drafts: Sequence[Draft]) -> list[Draft]:
-        """The drafts without the nodes that cost more than they promise. Drawn drafts keep their size: it must not depend on
-        what was drawn."""
-        if any(d.draws for d in drafts):
-            return list(drafts)
-        size = self.best_size([d.scores for d in drafts])
-        return [d if len(d) <= size else merge([d], size) for d in drafts]
+    @property
+    def narrowest(self) -> float:
+        """Seconds of the cheapest pass."""
+        return float(self._y[0]) * self._pace
+
+    @property
+    def _pace(self) -> float:
+        return math.exp(self._level or 0.0)
 
     def _expected(self, widths: np.ndarray) -> np.ndarray:
         """Between measurements on straight lines, beyond the last along the last one."""

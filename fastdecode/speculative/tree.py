@@ -41,6 +41,14 @@ class Draft:
         return len(self.tokens)
 
     @property
+    def depth(self) -> int:
+        """Tokens on the longest path."""
+        depths: list[int] = []
+        for parent in self.parents.tolist():
+            depths.append(1 + (depths[parent] if 0 <= parent < len(depths) else 0))  # what is no tree is found out later
+        return max(depths, default=0)
+
+    @property
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens, parents and scores, as the compiled functions take them."""
         return self.tokens, self.parents, self.scores

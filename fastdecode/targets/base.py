@@ -30,6 +30,9 @@ class TargetState(Protocol):
 class TargetModel(Protocol):
     """A causal language model that can run a whole draft tree in one pass.
 
+    A target may also have `most_probable(state, rows, tree) -> int32 [B, N]`, the argmax of what `forward` returns, when it
+    has a faster way to it.
+
     Attributes:
         vocab_size: columns of the logits.
         max_positions: the context limit in tokens, or None when there is none.

@@ -9,6 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from fastdecode import _C
+from fastdecode.ops import VocabStats, _check
+from fastdecode.ops.vocab_stats import arguments, check_rows
 from fastdecode.speculative.tree import DraftTree
 from fastdecode.targets.base import check_model
 from fastdecode.targets.packing import element_of, pack_model, refuse_unsupported
@@ -54,6 +56,7 @@ class NativeTarget:
         refuse_unsupported(model, "meta" if checkpoint else "cpu")
         self.model = model
         self.vocab_size = model.get_output_embeddings().weight.shape[0]
+        self.width = model.config.hidden_size
         self.transformer = pack_model(model, self.element, checkpoint)
         self.max_positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
         self._logits = torch.empty(0, dtype=torch.float32)
@@ -94,22 +97,73 @@ class NativeTarget:
     def prefill(self, state: NativeState, row: int, tokens: Sequence[int]) -> None:
         for start in range(0, len(tokens), PREFILL_CHUNK):
             chunk = list(tokens[start : start + PREFILL_CHUNK])
-            self.transformer.forward_chain(state.cache, row, state.lengths[row], chunk)
+            added = _C.TokenSet()
+            added.add_chain(row, state.lengths[row], chunk)
+            self.transformer.forward(state.cache, added)
             state.lengths[row] += len(chunk)
 
     def forward(self, state: NativeState, rows: Sequence[int], tree: DraftTree) -> torch.Tensor:
         """Logits [B, N, V] after every node (of padding nodes: 0); they are overwritten by the next call."""
+        nodes = _tokens_of(state, rows, tree)
+        columns = (self.vocab_size + 15) // 16 * 16
+        packed = self._buffer(len(nodes), columns)
+        self.transformer.forward(state.cache, nodes, logits=packed.data_ptr(), ld=columns)
+        return _spread(packed, tree)[..., : self.vocab_size]
+
+    def forward_stats(self, state: NativeState, rows: Sequence[int], tree: DraftTree, *, ids: torch.Tensor | None = None, banned: torch.Tensor | None = None, temperature: torch.Tensor | None = None, key: torch.Tensor | None = None) -> VocabStats:  # fmt: skip
+        """What `ops.vocab_stats` finds in the logits of the nodes, which are never stored.
+
+        Rows of results and of arguments are the nodes of the trees, one tree after the other, without padding. Ids and their
+        logits are bit for bit those of `forward` and `ops.vocab_stats`; sums are added up in another order, the same for
+        every tree, batch and number of threads.
+
+        Args:
+            ids, banned, temperature, key: as for `ops.vocab_stats`.
+        """
+        nodes = _tokens_of(state, rows, tree)
+        check_rows(len(nodes), self.device, ids, banned, temperature, key)
+        stats = VocabStats.empty(len(nodes), 0 if ids is None else ids.shape[1])
+        self.transformer.forward_stats(state.cache, nodes, *arguments(ids, banned, temperature, key, stats))
+        return stats
+
+    def most_probable(self, state: NativeState, rows: Sequence[int], tree: DraftTree) -> torch.Tensor:
+        """int32 [B, N]: the token of the highest logit after every node (ties: lowest id; NaN: -1)."""
         batch, nodes = tree.shape
-        counts = tree.num_nodes.tolist()
-        wanted, columns = sum(counts), (self.vocab_size + 15) // 16 * 16
-        packed = self._buffer(wanted, columns)
-        lengths = [state.lengths[r] for r in rows]
-        self.transformer.forward_tree(state.cache, rows, lengths, tree.tokens.numpy(), tree.parents.numpy(), tree.num_nodes.numpy(), packed.data_ptr(), columns)
-        if wanted == batch * nodes:
-            return packed.view(batch, nodes, columns)[..., : self.vocab_size]
-        logits = packed.new_zeros(batch, nodes, columns)
-        logits[torch.arange(nodes) < tree.num_nodes[:, None]] = packed
-        return logits[..., : self.vocab_size]
+        argmax = self.forward_stats(state, rows, tree).argmax
+        if len(argmax) == batch * nodes:
+            return argmax.reshape(batch, nodes).contiguous()
+        return torch.full((batch, nodes), -1, dtype=torch.int32).masked_scatter_(torch.arange(nodes) < tree.num_nodes[:, None], argmax)
+
+    def forward_layers(self, state: NativeState, rows: Sequence[int], tree: DraftTree, begin: int = 0, end: int | None = None, *, hidden: torch.Tensor | None = None, taps: Sequence[int] = (), logits: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+        """Runs the layers begin ... end - 1 over the nodes; keys and values of these layers go to the slots of the nodes.
+
+        Hidden states "before layer i" are the output of i layers; those before the layer behind the last are what the final
+        norm takes. Running the layers in parts gives the same bits as running them at once.
+
+        Args:
+            end: number of layers by default.
+            hidden: float32 [M, width], before layer `begin`, for the M nodes of all trees, one tree after the other, without
+                padding; the embeddings by default, and only with begin = 0.
+            taps: layers (ascending, begin ... end) before which hidden states are wanted.
+            logits: whether the final norm and the head are applied after layer `end`, be it the last one or an early exit.
+
+        Returns:
+            Hidden states float32 [taps, M, width], and logits [B, N, V] as `forward` has them or None.
+
+        Raises:
+            ValueError: the layers are not in the model or not in order, or `hidden` has another shape.
+        """
+        nodes = _tokens_of(state, rows, tree)
+        if hidden is not None:
+            _check.tensor("hidden", hidden, torch.float32, (len(nodes), self.width), self.device)
+        tapped = torch.empty(len(taps), len(nodes), self.width)
+        columns = (self.vocab_size + 15) // 16 * 16
+        packed = self._buffer(len(nodes), columns) if logits else None
+        self.transformer.forward(
+            state.cache, nodes, begin=begin, end=-1 if end is None else end, hidden=0 if hidden is None else hidden.data_ptr(), taps=list(taps), tapped=tapped.data_ptr(),
+            logits=0 if packed is None else packed.data_ptr(), ld=columns,
+        )  # fmt: skip
+        return tapped, None if packed is None else _spread(packed, tree)[..., : self.vocab_size]
 
     def commit(self, state: NativeState, rows: Sequence[int], path: torch.Tensor, accept_len: torch.Tensor) -> None:
         for row, nodes, accepted in zip(rows, path.tolist(), accept_len.tolist()):
@@ -121,6 +175,23 @@ class NativeTarget:
         if self._logits.numel() < rows * columns:
             self._logits = torch.empty(rows * columns, dtype=torch.float32)
         return self._logits[: rows * columns].view(rows, columns)
+
+
+def _tokens_of(state: NativeState, rows: Sequence[int], tree: DraftTree) -> "_C.TokenSet":
+    """The nodes of the trees behind the committed tokens of the rows."""
+    nodes = _C.TokenSet()
+    nodes.add_trees(rows, [state.lengths[r] for r in rows], tree.tokens.numpy(), tree.parents.numpy(), tree.num_nodes.numpy())
+    return nodes
+
+
+def _spread(packed: torch.Tensor, tree: DraftTree) -> torch.Tensor:
+    """[B, N, columns] from the rows [M, columns] of the nodes; 0 for padding nodes."""
+    batch, nodes = tree.shape
+    if len(packed) == batch * nodes:
+        return packed.view(batch, nodes, -1)
+    result = packed.new_zeros(batch, nodes, packed.shape[1])
+    result[torch.arange(nodes) < tree.num_nodes[:, None]] = packed
+    return result
 
 
 def _without_weights(forward):

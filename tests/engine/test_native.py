@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fastdecode import _C, SpeculativeGenerator, UnsupportedModelError
+from fastdecode import _C, SpeculativeGenerator, UnsupportedModelError, ops
 from fastdecode.ops._dispatch import CPU_LEVELS, implementation
 from fastdecode.speculative.tree import Draft, DraftTree
 from fastdecode.targets.native import NativeTarget
@@ -229,16 +229,169 @@ def test_other_models_fall_back_with_one_line(make, reason, caplog):
     assert len(generator.generate([1, 2, 3], max_new_tokens=3, eos_token_id=-1).token_ids) == 3
 
 
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("family, changes", [("llama", {}), ("llama", {"vocab_size": 2500}), ("gemma3", {"vocab_size": 1025}), ("mistral", {"vocab_size": 1024})])
+def test_statistics_of_logits_that_are_never_stored(family, changes, weights):
+    model = changed(family, **changes)
+    target = NativeTarget(model, weights)
+    state = target.new_state(3, 8)
+    prompts = [random_prompt(n, seed=n) for n in (9, 4, 30)]
+    for row, prompt in enumerate(prompts):
+        target.prefill(state, row, prompt[:-1])
+    tree = DraftTree.build([p[-1] for p in prompts], [random_tree(n, seed=n) for n in (70, 0, 5)])
+    rows = int(tree.num_nodes.sum())
+    generator = torch.Generator().manual_seed(1)
+    given = dict(
+        ids=torch.randint(-1, target.vocab_size, (rows, 7), generator=generator, dtype=torch.int32),
+        banned=torch.randint(-1, target.vocab_size, (8,), generator=generator, dtype=torch.int32),
+        temperature=torch.rand(rows, generator=generator).mul_(2).sub_(0.3).clamp_(min=0),
+        key=torch.randint(0, 1 << 40, (rows, 4), generator=generator),
+    )
+    logits = target.forward(state, [0, 1, 2], tree)
+    stored = logits[torch.arange(tree.shape[1]) < tree.num_nodes[:, None]]
+    for arguments in ({}, given):
+        want = ops.vocab_stats(stored, **arguments)
+        got = target.forward_stats(state, [0, 1, 2], tree, **arguments)
+        assert torch.equal(got.ints, want.ints) and torch.equal(got.second, want.second)
+        torch.testing.assert_close(got.floats, want.floats, rtol=2e-6, atol=4e-6)
+        assert torch.equal(got.floats[:, [0, 1, 5]], want.floats[:, [0, 1, 5]])
+        assert (got.id_logits is None) if not arguments else torch.equal(got.id_logits, want.id_logits)
+        try:
+            _C.set_num_threads(1)
+            assert all(torch.equal(a, b) for a, b in zip(got, target.forward_stats(state, [0, 1, 2], tree, **arguments)) if a is not None)
+        finally:
+            _C.set_num_threads(0)
+    choice = target.most_probable(state, [0, 1, 2], tree)
+    inside = torch.arange(tree.shape[1]) < tree.num_nodes[:, None]
+    assert torch.equal(choice[inside], ops.vocab_stats(stored).argmax) and (choice[~inside] == -1).all()
+    with pytest.raises(ValueError, match="temperature is given and key is None"):
+        target.forward_stats(state, [0, 1, 2], tree, temperature=given["temperature"])
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("family", NATIVE)
+def test_layers_in_parts_give_the_same_bits(family, weights):
+    model = changed(family)
+    layers = model.config.num_hidden_layers
+    target = NativeTarget(model, weights)
+    prompts = [random_prompt(n, seed=n) for n in (12, 3)]
+    tree = DraftTree.build([p[-1] for p in prompts], [random_tree(9, seed=1), random_tree(4, seed=2)])
+
+    def fresh():
+        state = target.new_state(2, 8)
+        for row, prompt in enumerate(prompts):
+            target.prefill(state, row, prompt[:-1])
+        return state
+
+    whole = fresh()
+    logits = target.forward(whole, [0, 1], tree).clone()
+    cut = layers // 2
+    parts = fresh()
+    hidden, early = target.forward_layers(parts, [0, 1], tree, end=cut, taps=[0, cut], logits=True)
+    assert hidden.shape == (2, int(tree.num_nodes.sum()), model.config.hidden_size) and not torch.equal(early, logits)
+    last, late = target.forward_layers(parts, [0, 1], tree, begin=cut, hidden=hidden[1], taps=[layers], logits=True)
+    assert torch.equal(late, logits)
+    assert torch.equal(target.forward_layers(parts, [0, 1], tree, begin=layers, hidden=last[0], logits=True)[1], logits)
+    commit = (torch.zeros(2, tree.shape[1], dtype=torch.int32), torch.zeros(2, dtype=torch.int32))
+    after = []
+    for state in (whole, parts):  # keys and values agree as well
+        target.commit(state, [0, 1], *commit)
+        after.append(target.forward(state, [0, 1], tree).clone())
+    assert torch.equal(*after)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "smollm3"])
+def test_hidden_states_are_those_of_transformers(family):
+    model = changed(family)
+    layers = model.config.num_hidden_layers
+    tokens = random_prompt(20, seed=3)
+    with torch.inference_mode():
+        want = model(torch.tensor([tokens]), output_hidden_states=True, use_cache=False).hidden_states
+    target = NativeTarget(model)
+    tree = DraftTree.build([tokens[0]], [Draft.chain(tokens[1:], [1.0] * 19)])
+    got, _ = target.forward_layers(target.new_state(1, 32), [0], tree, taps=range(layers))
+    for layer in range(layers):
+        torch.testing.assert_close(got[layer], want[layer][0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make, message", [
+    (dict(begin=1), "starts at layer 1 needs the hidden states before it"),
+    (dict(end=99), "layers 0 to 99 are not in a model of 3"),
+    (dict(taps=[1, 0]), "hidden states before layer 0 are asked for"),
+    (dict(hidden=torch.zeros(3, 64)), r"hidden has shape \[3, 64\], expected \[1, 64\]"),
+])  # fmt: skip
+def test_parts_that_do_not_exist(make, message):
+    target = NativeTarget(small_model())
+    with pytest.raises(ValueError, match=message):
+        target.forward_layers(target.new_state(1, 8), [0], DraftTree.build([1], [Draft.empty()]), **make)
+
+
+def bidirectional_logits(model, tokens: list[int], visible: torch.Tensor) -> torch.Tensor:
+    """Logits [L, V] where token i attends to the tokens j with visible[i, j]."""
+    mask = torch.zeros(visible.shape).masked_fill_(~visible, float("-inf"))[None, None]
+    with torch.inference_mode():
+        return model(torch.tensor([tokens]), attention_mask=mask, position_ids=torch.arange(len(tokens))[None], use_cache=False).logits[0]
+
+
+def block_logits(target: NativeTarget, state, tokens: list[int], positions: list[int], ends: list[int]) -> torch.Tensor:
+    added = _C.TokenSet()
+    as_ids = lambda values: np.asarray(values, np.int32)
+    added.add_positions(0, as_ids([tokens[p] for p in positions]), as_ids(positions), as_ids(ends))
+    added.want(as_ids(range(len(positions))))
+    columns = (target.vocab_size + 15) // 16 * 16
+    logits = torch.empty(len(positions), columns)
+    target.transformer.forward(state.cache, added, logits=logits.data_ptr(), ld=columns)
+    return logits[:, : target.vocab_size]
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_tokens_that_see_later_ones(family, weights):
+    model, block = changed(family), 8
+    target = NativeTarget(model, weights)
+    tokens = random_prompt(60, seed=6)
+    everywhere = list(range(60))
+    for ends in ([60] * 60, [min(60, (p // block + 1) * block) for p in everywhere]):  # bidirectional, block-causal
+        whole = block_logits(target, target.new_state(1, 8), tokens, everywhere, ends)
+        if weights == "float32":
+            want = bidirectional_logits(model, tokens, torch.arange(60) < torch.tensor(ends)[:, None])
+            assert (whole - want).abs().max() < 1e-5 * want.abs().max()
+    state, parts = target.new_state(1, 8), []
+    for start in range(0, 60, block):  # a block only needs the blocks before it
+        positions = everywhere[start : start + block]
+        parts.append(block_logits(target, state, tokens, positions, [positions[-1] + 1] * len(positions)))
+    assert torch.equal(torch.cat(parts), whole)
+    again = block_logits(target, state, tokens, [3, 17, 59], [8, 24, 60])  # scattered positions overwrite their slots
+    assert torch.equal(again, whole[[3, 17, 59]])
+
+
 def test_wrong_calls_into_the_runtime():
     transformer = NativeTarget(small_model()).transformer
     cache = transformer.new_cache(1, 16)
+    ids = lambda *values: np.array(values, np.int32)
+
+    def chain(row, *tokens):
+        added = _C.TokenSet()
+        added.add_chain(row, 0, list(tokens))
+        return added
+
     with pytest.raises(ValueError, match="token 259 is outside the vocabulary 0 .. 258"):
-        transformer.forward_chain(cache, 0, 0, [1, VOCAB])
+        transformer.forward(cache, chain(0, 1, VOCAB))
     with pytest.raises(ValueError, match="row 1 is not in a cache of 1"):
-        transformer.forward_chain(cache, 1, 0, [1])
+        transformer.forward(cache, chain(1, 1))
     with pytest.raises(ValueError, match="weights='int3' is unknown"):
         _C.PackedMatrix("int3", 16, 16)
-    transformer.forward_chain(cache, 0, 0, [])  # nothing to do
+    with pytest.raises(ValueError, match=r"parents\[1\] = 1 is not -1 or a node before it"):
+        _C.TokenSet().add_trees([0], [0], ids(1, 2), ids(-1, 1), ids(2))
+    with pytest.raises(ValueError, match=r"counts\[0\] = 3 is not in 0 .. 2"):
+        _C.TokenSet().add_trees([0], [0], ids(1, 2), ids(-1, 0), ids(3))
+    with pytest.raises(ValueError, match=r"positions\[1\] = 3 does not lie between"):
+        _C.TokenSet().add_positions(0, ids(1, 2), ids(3, 3), ids(9, 9))
+    with pytest.raises(ValueError, match=r"positions\[0\] = 3 does not lie between"):
+        _C.TokenSet().add_positions(0, ids(1), ids(3), ids(3))
+    with pytest.raises(ValueError, match=r"wanted\[0\] = 2 does not ascend within the 2 tokens"):
+        chain(0, 1, 2).want(ids(2))
+    transformer.forward(cache, _C.TokenSet())  # nothing to do
 
 
 @pytest.mark.parametrize("family", NATIVE)

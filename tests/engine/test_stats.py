@@ -17,6 +17,8 @@ def stats():
     stats.record_round(drafted=2, depth=2, accepted=2, emitted=3)
     stats.record_round(drafted=0, depth=0, accepted=0, emitted=1)
     stats.record_round(drafted=1, depth=1, accepted=0, emitted=1)
+    stats.record_decision(skipped=True, trimmed=0)
+    stats.record_decision(skipped=True, trimmed=5)
     for part, seconds in (("prefill", 5.0), ("draft", 0.25), ("target", 1.0), ("target", 0.5), ("verify", 0.2), ("commit", 0.05)):
         stats.add_seconds(part, seconds)
     return stats
@@ -28,6 +30,7 @@ def test_definitions(stats):
     assert stats.mean_acceptance_length == 8 / 4
     assert stats.drafted_at == [3, 2, 1] and stats.accepted_at == [2, 2, 0]
     assert stats.per_position_rate == pytest.approx([2 / 3, 1.0, 0.0])
+    assert stats.draft_sizes == [1, 1, 1, 0, 0, 1] and (stats.skipped_rounds, stats.trimmed) == (2, 5)
     assert stats.seconds["target"] == 1.5
     assert stats.decode_seconds == pytest.approx(2.0) and stats.tokens_per_second == pytest.approx(4.0)
 
@@ -49,7 +52,7 @@ def test_json_round_trip(stats):
 def test_text(stats):
     lines = str(stats).splitlines()
     assert len({line.index("  ") > 0 for line in lines}) == 1
-    for piece in ("8 / 4  (50.0%)", "2.00 tokens per round", "0.67 1.00 0.00", "4.0  (prompt apart)", "target 1.500", "suffix, point"):
+    for piece in ("8 / 4  (50.0%)", "2.00 tokens per round", "0.67 1.00 0.00", "4.0  (prompt apart)", "target 1.500", "suffix, point", "2 rounds without a draft, 5 drafted"):
         assert piece in str(stats)
     assert "not lossless" not in str(stats)
     stats.lossless = False

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from fastdecode.speculative.step_cost import StepCost
-from fastdecode.speculative.tree import Draft
 from fastdecode.targets.hf import HFTarget
 from fastdecode.targets.native import NativeTarget
 from tests.models import small_model
@@ -45,26 +44,9 @@ def test_passes_correct_the_expectation_and_a_slow_machine_changes_nothing():
     assert eight / one == pytest.approx(2.0, rel=0.02)
 
 
-def test_free_width_takes_every_node_and_dear_width_none():
-    scores = [np.array([0.5, 0.2, 0.05], np.float32)]
-    assert StepCost({1: 1.0, 4: 1.0}).best_size(scores) == 3
-    assert StepCost({1: 1.0, 2: 1.9, 4: 3.5}).best_size(scores) == 0
-    assert StepCost({1: 1.0, 2: 1.1, 4: 1.9}).best_size(scores) == 1
-
-
-def test_no_drafts():
-    assert StepCost().best_size([np.array([], np.float32)]) == 0
-    assert len(StepCost().trim([Draft.empty()])[0]) == 0
-
-
-def test_a_slow_outlier_does_not_turn_speculation_off():
-    cost = StepCost({1: 1.0, 4: 1.1})
-    cost.record(4, 50.0)
-    assert cost.best_size([np.array([0.6, 0.4, 0.3], np.float32)]) == 3
-
-
-def test_trim_keeps_the_best_nodes_connected():
-    cost = StepCost({1: 1.0, 2: 1.05, 4: 3.0})
-    draft = Draft(np.array([5, 6, 7], np.int32), np.array([-1, 0, -1], np.int32), np.array([0.9, 0.05, 0.1], np.float32))
-    trimmed = cost.trim([draft])[0]
-    assert trimmed.tokens.tolist() == [5] and trimmed.parents.tolist() == [-1]
+def test_seconds_follow_the_pace():
+    cost = StepCost({1: 1.0, 8: 2.0})
+    for _ in range(100):
+        cost.record(1, 0.25)
+    assert cost.narrowest == pytest.approx(0.25)
+    assert cost.seconds(np.array([1, 8])) == pytest.approx([0.25, 0.5], rel=0.02)

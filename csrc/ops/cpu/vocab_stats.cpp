@@ -48,7 +48,7 @@ void merge(VocabPart& a, const VocabPart& b) {
   if (b.score > a.score) a.score = b.score, a.sample = b.sample;
 }
 
-void write_row(const VocabStatsArgs& a, int64_t row, const VocabPart& p) {
+void write_row(const VocabStatsArgs& a, int64_t row, const VocabPart& p, float sample_logit) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN(), kInf = std::numeric_limits<float>::infinity();
   float* f = a.floats + row * kVocabColumns;
   int32_t* i = a.ints + row * 2;
@@ -61,21 +61,10 @@ void write_row(const VocabStatsArgs& a, int64_t row, const VocabPart& p) {
   f[kSecond] = p.nan ? -1.0f : float(p.id2);
   f[kLogSumExp] = p.nan ? kNan : std::isfinite(p.top1) ? float(double(p.top1) + std::log(p.sum)) : p.top1;
   f[kEntropy] = p.nan || !std::isfinite(p.top1) ? kNan : float(std::max(0.0, std::log(p.sum) - p.weighted / p.sum));
-  f[kSampleLogit] = p.nan ? kNan : i[1] < 0 ? -kInf : element(a.logits, a.dtype, row * a.stride + i[1]);
+  f[kSampleLogit] = p.nan ? kNan : drawn ? sample_logit : p.top1;
 }
 
-void write_id_logits(const VocabStatsArgs& a, int64_t row) {
-  for (int64_t k = 0; k < a.ids_per_row; ++k) {
-    const int32_t id = a.ids[row * a.ids_per_row + k];
-    const bool hidden = id < 0 || id >= a.vocab || std::find(a.banned, a.banned + a.banned_count, id) != a.banned + a.banned_count;
-    a.id_logits[row * a.ids_per_row + k] = hidden ? -std::numeric_limits<float>::infinity() : element(a.logits, a.dtype, row * a.stride + id);
-  }
-}
-
-void finish(const VocabStatsArgs& a, int64_t row, const VocabPart& p) {
-  write_row(a, row, p);
-  if (a.id_logits) write_id_logits(a, row);
-}
+float logit_of(const VocabStatsArgs& a, int64_t row, int32_t id) { return id < 0 ? -std::numeric_limits<float>::infinity() : element(a.logits, a.dtype, row * a.stride + id); }
 
 void whole_row(const VocabStatsArgs& a, int64_t row, int64_t size) {
   VocabPart all = kEmptyPart;
@@ -86,25 +75,48 @@ void whole_row(const VocabStatsArgs& a, int64_t row, int64_t size) {
     if (part.sample < 0) part.score = -std::numeric_limits<double>::infinity();
     merge(all, part);
   }
-  finish(a, row, all);
+  write_row(a, row, all, logit_of(a, row, all.sample));
+  if (a.id_logits) write_id_logits(a, row, 0, a.vocab);
 }
 
 // A single row on several threads: every part on its own, then the same merges.
 void split_row(const VocabStatsArgs& a, int64_t row, int64_t size) {
-  VocabPart parts[kMaxParts];
+  VocabCut cuts[kMaxParts];
   const int64_t count = (a.vocab + size - 1) / size;
   parallel_for(count, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t k = begin; k < end; ++k) {
-      parts[k] = kEmptyPart;
-      kernel.get()(a, row, k * size, std::min(a.vocab, (k + 1) * size), &parts[k]);
-    }
+    for (int64_t k = begin; k < end; ++k) cuts[k] = vocab_cut(a, row, k * size, std::min(a.vocab, (k + 1) * size));
   });
-  VocabPart all = kEmptyPart;
-  for (int64_t k = 0; k < count; ++k) merge(all, parts[k]);
-  finish(a, row, all);
+  write_vocab_stats(a, row, cuts, count);
+  if (a.id_logits) write_id_logits(a, row, 0, a.vocab);
 }
 
 }  // namespace
+
+VocabCut vocab_cut(const VocabStatsArgs& a, int64_t row, int64_t begin, int64_t end) {
+  VocabPart part = kEmptyPart;
+  kernel.get()(a, row, begin, end, &part);
+  return {part, logit_of(a, row, part.sample)};
+}
+
+void write_id_logits(const VocabStatsArgs& a, int64_t row, int64_t begin, int64_t end) {
+  for (int64_t k = 0; k < a.ids_per_row; ++k) {
+    const int32_t id = a.ids[row * a.ids_per_row + k];
+    const bool hidden = id < 0 || id >= a.vocab || std::find(a.banned, a.banned + a.banned_count, id) != a.banned + a.banned_count;
+    if (hidden ? begin > 0 : id < begin || id >= end) continue;  // each is written once
+    a.id_logits[row * a.ids_per_row + k] = logit_of(a, row, hidden ? -1 : id);
+  }
+}
+
+void write_vocab_stats(const VocabStatsArgs& a, int64_t row, const VocabCut* cuts, int64_t count) {
+  VocabPart all = kEmptyPart;
+  float sample_logit = -std::numeric_limits<float>::infinity();
+  for (int64_t k = 0; k < count; ++k) {
+    const double before = all.score;
+    merge(all, cuts[k].part);
+    if (all.score > before) sample_logit = cuts[k].sample_logit;
+  }
+  write_row(a, row, all, sample_logit);
+}
 
 void vocab_stats(const VocabStatsArgs& a) {
   const int64_t size = part_size(a.vocab);

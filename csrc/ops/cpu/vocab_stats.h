@@ -34,7 +34,19 @@ struct VocabPart {
 
 void vocab_stats(const VocabStatsArgs& args);
 
-// Adds the columns [begin, end) of one row to `part`; begin is a multiple of 2048.
+// The same for rows of which only some columns are there (`logits` says where column 0 would be): the columns [begin, end) of a
+// row (begin a multiple of 64), the logits of the ids that lie among them, and the results of a row from all its cuts, left to
+// right.
+struct VocabCut {
+  VocabPart part;
+  float sample_logit;
+};
+
+VocabCut vocab_cut(const VocabStatsArgs& args, int64_t row, int64_t begin, int64_t end);
+void write_id_logits(const VocabStatsArgs& args, int64_t row, int64_t begin, int64_t end);
+void write_vocab_stats(const VocabStatsArgs& args, int64_t row, const VocabCut* cuts, int64_t count);
+
+// Adds the columns [begin, end) of one row to `part`; begin is a multiple of 64.
 using VocabPartFn = void (*)(const VocabStatsArgs& args, int64_t row, int64_t begin, int64_t end, VocabPart* part);
 namespace scalar {
 void vocab_stats_part(const VocabStatsArgs& args, int64_t row, int64_t begin, int64_t end, VocabPart* part);

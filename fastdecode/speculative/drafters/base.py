@@ -26,6 +26,8 @@ class Budget(NamedTuple):
 class Drafter(Protocol):
     """Proposes continuations for the rows of a batch. All state of a batch lives in what `begin` returns.
 
+    A drafter whose drafts cost time may also have `level_seconds()`, which measures what one more level of a draft costs.
+
     Attributes:
         name: what statistics call it.
     """

@@ -23,7 +23,11 @@ class GreedyVerifier:
             logits = probs_of(tree, logits, requests)
         batch, nodes, vocab = logits.shape
         choice = ops.vocab_stats(logits.reshape(batch * nodes, vocab)).argmax.reshape(batch, nodes)
-        return ops.verify_tree_greedy(tree.tokens, tree.first_child, tree.next_sibling, choice.contiguous())
+        return self.follow(tree, choice.contiguous())
+
+    def follow(self, tree: DraftTree, choice: torch.Tensor) -> TreePath:
+        """The path of the most probable tokens `choice` int32 [B, N] through the tree."""
+        return ops.verify_tree_greedy(tree.tokens, tree.first_child, tree.next_sibling, choice)
 
 
 class PointVerifier:

@@ -1,0 +1,130 @@
+"""How much to draft: as much as promises the most tokens per second, which may be nothing.
+
+Three things are measured, first when a generator is made and then all the time: what a pass of the target costs by its width
+(`StepCost`), what a proposal of the drafter costs per level of its tree, and, for every request, how often drafts were right
+lately. With an acceptance rate a per level and costs in seconds, a chain of d drafts gives (1 - a^(d+1)) / (1 - a) tokens in
+step(1 + d) + draft(d) (arXiv:2211.17192, section 3.3); trees go by the drafter's own estimates, node by node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+
+from fastdecode.speculative.drafters import Budget, Drafter
+from fastdecode.speculative.request import Request
+from fastdecode.speculative.step_cost import StepCost
+from fastdecode.speculative.tree import Draft, merge
+
+MEMORY, FADING = 0.95, 0.99  # decay of what a request's drafts did, per round with and without a draft
+FREE = 0.02  # drafts that take a smaller part of a pass are as long as they may be
+PRIOR_LEVELS, PRIOR_RATE = 2.0, 0.7  # levels that were kept at that rate before anything was seen
+PRIOR_TOKENS = 2.0  # tokens that were promised and kept before anything was seen
+LEVEL_RATE = 0.1  # weight of a proposal in the running cost of a level
+
+
+@dataclass
+class Acceptance:
+    """What the drafts of one request did lately.
+
+    Attributes:
+        promised, accepted: tokens that the drafter's estimates announced, tokens that were kept.
+        kept, lost: levels of the tree at which a draft was kept, or none was right.
+    """
+
+    promised: float = 0.0
+    accepted: float = 0.0
+    kept: float = 0.0
+    lost: float = 0.0
+
+    def learn(self, promised: float, depth: int, accepted: int) -> None:
+        """One round. Without a draft, what is known fades, so that a drafter that was given up gets another chance."""
+        decay = MEMORY if depth else FADING
+        self.promised = decay * self.promised + promised
+        self.accepted = decay * self.accepted + accepted
+        self.kept = decay * self.kept + accepted
+        self.lost = decay * self.lost + (accepted < depth)
+
+    @property
+    def calibration(self) -> float:
+        """By how much the drafter's estimates are to be multiplied."""
+        return (self.accepted + PRIOR_TOKENS) / (self.promised + PRIOR_TOKENS)
+
+    @property
+    def rate(self) -> float:
+        """Chance that a level is kept if the one above it was."""
+        return (self.kept + PRIOR_LEVELS * PRIOR_RATE) / (self.kept + self.lost + PRIOR_LEVELS)
+
+
+class Controller:
+    """Decides how much the requests of one generator draft; costs are shared by all its calls.
+
+    Args:
+        step: what a pass of the target costs.
+        drafter: asked for `level_seconds()`, if it has that: what one level of a draft costs; 0 until it was measured.
+    """
+
+    def __init__(self, step: StepCost, drafter: Drafter | None = None):
+        self.step = step
+        measure = getattr(drafter, "level_seconds", None)
+        self.level_seconds: float = measure() if measure else 0.0
+
+    def depth(self, acceptance: Acceptance, most: int) -> int:
+        """Levels of a draft, up to `most`, that give the most tokens per second; 0 says that plain decoding is faster."""
+        if self.level_seconds * most <= FREE * self.step.narrowest:
+            return most
+        levels = np.arange(most + 1)
+        tokens = np.cumsum(acceptance.rate**levels)
+        return int(np.argmax(tokens / (self.step.seconds(1 + levels) + self.level_seconds * levels)))
+
+    def keep(self, scores: Sequence[np.ndarray]) -> float:
+        """The lowest score of a node that is worth its place in a pass over the pending tokens of all rows and these nodes."""
+        ranked = -np.sort(-np.concatenate(scores))
+        gains = len(scores) + np.concatenate([[0.0], np.cumsum(np.minimum(ranked, 1))])
+        best = int(np.argmax(gains / self.step.estimates(np.arange(len(scores), len(scores) + len(gains)))))
+        return float(ranked[best - 1]) if best else float("inf")
+
+    def trim(self, drafts: Sequence[Draft], acceptances: Sequence[Acceptance]) -> list[Draft]:
+        """The drafts without the nodes that cost more than they promise. Drawn drafts stay whole: what is kept must not
+        depend on what was drawn."""
+        if any(d.draws for d in drafts) or not any(map(len, drafts)):
+            return list(drafts)
+        scores = [d.scores * a.calibration for d, a in zip(drafts, acceptances)]
+        lowest = self.keep(scores)
+        sizes = [int((s >= lowest).sum()) for s in scores]
+        return [d if n == len(d) else merge([d], n) if n else Draft.empty() for d, n in zip(drafts, sizes)]
+
+    def record_proposal(self, depth: int, seconds: float) -> None:
+        """A proposal of that many levels took that long."""
+        if depth:
+            self.level_seconds += (LEVEL_RATE if self.level_seconds else 1) * (seconds / depth - self.level_seconds)
+
+
+class Plan:
+    """The decisions for the requests of one call.
+
+    Args:
+        max_draft, min_score: bounds of every draft. adaptive: whether anything is decided at all; else all drafts are as large
+            as the bounds allow.
+    """
+
+    def __init__(self, controller: Controller, requests: Sequence[Request], max_draft: int, min_score: float, adaptive: bool):
+        self.controller, self.requests, self.max_draft, self.min_score, self.adaptive = controller, requests, max_draft, min_score, adaptive
+        self.acceptances = [Acceptance() for _ in requests]
+
+    def budgets(self, rows: Sequence[int], round_number: int) -> list[Budget]:
+        return [self._budget(r, round_number) for r in rows]
+
+    def _budget(self, row: int, round_number: int) -> Budget:
+        room = min(self.max_draft, self.requests[row].remaining - 1)  # the last token of a round is the target's own
+        depth = self.controller.depth(self.acceptances[row], room) if self.adaptive else room
+        return Budget(self.max_draft if depth else 0, depth, self.min_score, round_number)
+
+    def trim(self, rows: Sequence[int], drafts: Sequence[Draft]) -> list[Draft]:
+        return self.controller.trim(drafts, [self.acceptances[r] for r in rows]) if self.adaptive else list(drafts)
+
+    def learn(self, row: int, draft: Draft, accepted: int) -> None:
+        """What became of the draft of a row."""
+        self.acceptances[row].learn(float(draft.scores.sum()), draft.depth, accepted)
