@@ -5,6 +5,7 @@
 
 #include "ops/cpu/kv_compact.h"
 #include "ops/cpu/process_probs.h"
+#include "ops/cpu/transport.h"
 #include "ops/cpu/tree_attention.h"
 #include "ops/cpu/verify_chain.h"
 #include "ops/cpu/verify_tree_greedy.h"
@@ -80,5 +81,11 @@ PYBIND11_MODULE(_C, m) {
   }, Unlocked());
   m.def("verify_tree_recursive", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr p, Ptr q, Ptr key, Ptr draw_offsets, Ptr draw_tokens, int64_t batch, int64_t nodes, int64_t vocab, int64_t draws, int replacement, Ptr workspace, Ptr path, Ptr accept_len, Ptr next_token) {
     verify_tree_recursive({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<float>(p), at<float>(q), at<int64_t>(key), at<int32_t>(draw_offsets), at<int32_t>(draw_tokens), batch, nodes, vocab, draws, replacement, at<double>(workspace), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)});
+  }, Unlocked());
+  m.def("transport_plan", [](Ptr p, Ptr q, Ptr draws, Ptr weight, int64_t rows, int64_t vocab, Ptr head, Ptr knots) {
+    transport_plan({at<float>(p), at<float>(q), at<int32_t>(draws), at<double>(weight), rows, vocab, at<double>(head), at<double>(knots)});
+  }, Unlocked());
+  m.def("verify_tree_transport", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr p, Ptr q, Ptr key, Ptr draw_offsets, Ptr draw_tokens, int64_t batch, int64_t nodes, int64_t vocab, int64_t draws, Ptr workspace, Ptr path, Ptr accept_len, Ptr next_token) {
+    verify_tree_transport({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<float>(p), at<float>(q), at<int64_t>(key), at<int32_t>(draw_offsets), at<int32_t>(draw_tokens), batch, nodes, vocab, draws, at<double>(workspace), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)});
   }, Unlocked());
 }

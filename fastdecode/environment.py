@@ -10,7 +10,7 @@ import psutil
 import torch
 import transformers
 
-from fastdecode import _C
+from fastdecode import _C, ops
 from fastdecode._version import __version__
 
 GIB = 1 << 30
@@ -22,9 +22,15 @@ def describe() -> dict[str, Any]:
         "versions": {"fastdecode": __version__, "torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()},
         "cpu": {"features": [name for name, present in _C.cpu_features() if present], "instruction_set": _C.isa(), "threads": _C.num_threads()},
         "cuda": cuda_state(),
-        "operations": {name: chosen(levels) for name, levels in sorted(_C.implementations().items())},
+        "operations": operations(),
         "read_bandwidth_gb_per_s": {"memory": read_bandwidth(GIB), "cache": read_bandwidth(8 << 20)},
     }
+
+
+def operations() -> dict[str, str]:
+    """Operation -> what runs it on the CPU; diagnostics have no compiled version."""
+    compiled = {name: chosen(levels) for name, levels in _C.implementations().items()}
+    return dict(sorted(({name: "reference" for name in ops.DIAGNOSTICS} | compiled).items()))
 
 
 def chosen(levels: list[str]) -> str:

@@ -3,6 +3,7 @@
 from fastdecode.ops._dispatch import implementation
 from fastdecode.ops.kv_compact import kv_compact
 from fastdecode.ops.process_probs import process_probs
+from fastdecode.ops.transport import TransportPlan, transport_alpha, transport_plan, verify_tree_transport
 from fastdecode.ops.tree_attention import tree_attention
 from fastdecode.ops.verify_chain import ChainVerdict, verify_block, verify_chain
 from fastdecode.ops.verify_tree_greedy import TreePath, verify_tree_greedy
@@ -10,18 +11,24 @@ from fastdecode.ops.verify_tree_point import verify_tree_point
 from fastdecode.ops.verify_tree_recursive import verify_tree_recursive
 from fastdecode.ops.vocab_stats import VocabStats, vocab_stats
 
+DIAGNOSTICS = ("transport_alpha",)  # double precision, in Python
+
 __all__ = [
     "ChainVerdict",
+    "TransportPlan",
     "TreePath",
     "VocabStats",
     "implementation",
     "kv_compact",
     "process_probs",
+    "transport_alpha",
+    "transport_plan",
     "tree_attention",
     "verify_block",
     "verify_chain",
     "verify_tree_greedy",
     "verify_tree_point",
     "verify_tree_recursive",
+    "verify_tree_transport",
     "vocab_stats",
 ]

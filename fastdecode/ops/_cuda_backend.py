@@ -27,14 +27,16 @@ GRIDS: dict[str, Callable[[tuple], tuple[int, int]]] = {
     "kv_compact": lambda a: (a[1] * a[3] * a[13], WARP),
     "process_probs": lambda a: (a[1], row_threads(a[2])),
     "tree_attention": lambda a: (a[4] * a[7] * a[6] * -(-a[5] // a[6] // 4), 4 * WARP),
+    "transport_plan": lambda a: (a[4], row_threads(a[5])),
     "verify_block": lambda a: (a[5], row_threads(a[7])),
     "verify_chain": lambda a: (a[5], row_threads(a[7])),
     "verify_tree_greedy": lambda a: ((a[4] + WARP - 1) // WARP, WARP),
     "verify_tree_point": lambda a: (a[5], row_threads(a[7])),
     "verify_tree_recursive": lambda a: (a[8], row_threads(a[10])),
+    "verify_tree_transport": lambda a: (a[8], row_threads(a[10])),
     "vocab_stats": lambda a: (a[1], row_threads(a[2])),
 }
-HEADERS = {"verify_block": "verify_chain"}
+HEADERS = {"transport_plan": "verify_tree_transport", "verify_block": "verify_chain"}
 
 
 def kernel(name: str, device: torch.device) -> Callable | None:

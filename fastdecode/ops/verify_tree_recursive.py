@@ -51,7 +51,7 @@ def verify_tree_recursive(
     vocab = _check.tensor("probs", probs, torch.float32, (batch, nodes, None), tokens.device).shape[2]
     _check.tensor("draft", draft, torch.float32, (batch, nodes, vocab), tokens.device)
     _check.tensor("key", key, torch.int64, (batch, 4), tokens.device)
-    draws = _check_draws(draw_offsets, draw_tokens, batch, nodes, tokens.device)
+    draws = check_draws(draw_offsets, draw_tokens, batch, nodes, tokens.device)
     run = kernel("verify_tree_recursive", tokens.device)
     if run is None:
         return TreePath(*reference.verify_tree_recursive(tokens, first_child, next_sibling, probs, draft, key, replacement, draw_offsets, draw_tokens))
@@ -63,7 +63,7 @@ def verify_tree_recursive(
     return out
 
 
-def _check_draws(offsets, flat, batch: int, nodes: int, device: torch.device) -> int | None:
+def check_draws(offsets, flat, batch: int, nodes: int, device: torch.device) -> int | None:
     """Length of the list of draws, None without one."""
     if offsets is None and flat is None:
         return None

@@ -3,6 +3,7 @@
 
 #include "ops/cpu/kv_compact.h"
 #include "ops/cpu/process_probs.h"
+#include "ops/cpu/transport.h"
 #include "ops/cpu/tree_attention.h"
 #include "ops/cpu/verify_chain.h"
 #include "ops/cpu/verify_tree_greedy.h"
@@ -15,12 +16,14 @@ namespace cuda {
 
 void kv_compact(const KvCompactArgs& args, void* stream);
 void process_probs(const ProcessProbsArgs& args, void* stream);
+void transport_plan(const TransportPlanArgs& args, void* stream);
 void tree_attention(const TreeAttentionArgs& args, void* stream);
 void verify_block(const VerifyChainArgs& args, void* stream);
 void verify_chain(const VerifyChainArgs& args, void* stream);
 void verify_tree_greedy(const VerifyTreeGreedyArgs& args, void* stream);
 void verify_tree_point(const VerifyTreePointArgs& args, void* stream);
 void verify_tree_recursive(const VerifyTreeRecursiveArgs& args, void* stream);
+void verify_tree_transport(const VerifyTreeTransportArgs& args, void* stream);
 void vocab_stats(const VocabStatsArgs& args, void* stream);
 
 }  // namespace cuda

@@ -2,6 +2,7 @@
 
 from fastdecode.ops.reference.kv_compact import kv_compact
 from fastdecode.ops.reference.process_probs import process_probs
+from fastdecode.ops.reference.transport import transport_plan, verify_tree_transport
 from fastdecode.ops.reference.tree_attention import tree_attention
 from fastdecode.ops.reference.verify_chain import verify_block, verify_chain
 from fastdecode.ops.reference.verify_tree_greedy import verify_tree_greedy
@@ -12,11 +13,13 @@ from fastdecode.ops.reference.vocab_stats import vocab_stats
 __all__ = [
     "kv_compact",
     "process_probs",
+    "transport_plan",
     "tree_attention",
     "verify_block",
     "verify_chain",
     "verify_tree_greedy",
     "verify_tree_point",
     "verify_tree_recursive",
+    "verify_tree_transport",
     "vocab_stats",
 ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Sequence
 
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel
 
 from fastdecode import ops
 from fastdecode.speculative.drafters.base import Budget
+from fastdecode.speculative.drafters.drawn_tree import DrawnTree
 from fastdecode.speculative.processors import tree_probs
 from fastdecode.speculative.tree import Draft, DraftTree, Draws
 from fastdecode.targets.base import prefill_rows
@@ -25,28 +27,40 @@ class _State:
 
 
 class ModelDrafter:
-    """A smaller language model with the same tokenizer drafts a chain (arXiv:2211.17192, arXiv:2302.01318).
+    """A smaller language model with the same tokenizer drafts (arXiv:2211.17192, arXiv:2302.01318).
 
-    Greedy requests get its most probable tokens, with the runners-up as siblings; sampled requests get tokens drawn from its
-    processed law, which verification accepts by the ratio rule. Padded vocabularies may differ: ids that only one side
-    has are never drafted.
+    Greedy requests get a chain of its most probable tokens, with the runners-up as siblings; sampled requests get a tree of tokens
+    drawn from its processed laws, several at each node. Padded vocabularies may differ: ids that only one side has are never
+    drafted.
 
     Args:
         model: the draft model.
-        num_tokens: length of the chain at most.
+        num_tokens: depth at most.
         siblings: alternatives per position for greedy requests.
+        branches: whether sampled requests get a tree; else a chain with one draw per position.
     """
 
     name = "model"
 
-    def __init__(self, model: PreTrainedModel, num_tokens: int = 6, siblings: int = 1):
+    def __init__(self, model: PreTrainedModel, num_tokens: int = 6, siblings: int = 1, branches: bool = True):
         if not isinstance(num_tokens, int) or isinstance(num_tokens, bool) or num_tokens < 1:
             raise ValueError(f"num_tokens={num_tokens!r} must be a positive integer")
         if not isinstance(siblings, int) or isinstance(siblings, bool) or siblings < 0:
             raise ValueError(f"siblings={siblings!r} must be an integer of at least 0")
         self.target = make_target("auto", model)
-        self.num_tokens, self.siblings = num_tokens, siblings
+        if not isinstance(branches, bool):
+            raise TypeError(f"branches={branches!r} must be True or False")
+        self.num_tokens, self.siblings, self.branches = num_tokens, siblings, branches
         self.vocab_size: int | None = None  # of the model that verifies; set by the generator
+
+    def level_seconds(self) -> float:
+        """What one more token of a draft costs: a pass of the draft model over one token."""
+        state, token, seconds = self.target.new_state(1, 8), DraftTree.build([0], [Draft.empty()]), []
+        for _ in range(4):  # the first one allocates
+            start = time.perf_counter()
+            self.target.forward(state, [0], token)
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
 
     def begin(self, requests: Sequence) -> _State:
         capacity = max(len(r.prompt) for r in requests) + 64
@@ -55,9 +69,11 @@ class ModelDrafter:
         return _State(requests, cache, [list(r.prompt[:-1]) for r in requests])
 
     def propose(self, state: _State, rows: Sequence[int], budgets: Sequence[Budget]) -> list[Draft]:
-        chains = {r: _Chain(b) for r, b in zip(rows, budgets)}
         for r in rows:
             self._roll_back(state, r)
+        if self.branches and all(state.requests[r].processors.sample for r in rows):
+            return self._drawn_trees(state, rows, budgets)
+        chains = {r: _Chain(b) for r, b in zip(rows, budgets)}
         feed = {r: self._text(state, r)[len(state.cached[r]) :] for r in rows if self._room(chains[r])}
         while feed:
             logits = self._advance(state, feed)
@@ -67,6 +83,35 @@ class ModelDrafter:
                 if token is not None and self._room(chains[r]):
                     feed[r] = [token]
         return [chains[r].draft() for r in rows]
+
+    def _drawn_trees(self, state: _State, rows: Sequence[int], budgets: Sequence[Budget]) -> list[Draft]:
+        """Level by level; every level is one pass over the nodes so far."""
+        trees = {r: DrawnTree(b.nodes, min(self.num_tokens, b.depth), (*state.requests[r].key, b.round, DRAFT)) for r, b in zip(rows, budgets)}
+        growing = [r for r in rows if trees[r].growing]
+        if not growing:
+            return [Draft.empty() for _ in rows]
+        first = self._advance(state, {r: self._text(state, r)[len(state.cached[r]) :] for r in growing})
+        for r in growing:  # the pending token becomes the root of the trees
+            state.cached[r].pop()
+            state.cache.lengths[r] -= 1
+        self._grow(state, trees, growing, torch.stack([first[r] for r in growing])[:, None])
+        while growing := [r for r in growing if trees[r].growing]:
+            tree = self._tree(state, trees, growing)
+            self._grow(state, trees, growing, self.target.forward(state.cache, growing, tree)[..., : self.vocab_size].float())
+        return [trees[r].draft() for r in rows]
+
+    def _tree(self, state: _State, trees: dict[int, DrawnTree], rows: Sequence[int]) -> DraftTree:
+        drafts = [trees[r].draft() for r in rows]
+        return DraftTree.build(self._known([state.requests[r].pending for r in rows]), [Draft(d.tokens, d.parents, d.scores) for d in drafts])
+
+    def _grow(self, state: _State, trees: dict[int, DrawnTree], rows: Sequence[int], logits: torch.Tensor) -> None:
+        """Adds a level to the tree of each row. logits: float32 [B, N, V] after the nodes that are there."""
+        requests = [state.requests[r] for r in rows]
+        laws = tree_probs(logits.clone(), self._tree(state, trees, rows), [q.processors for q in requests], [q.prompt for q in requests], [q.tokens for q in requests])
+        if self.vocab_size:
+            laws = torch.nn.functional.pad(laws, (0, self.vocab_size - laws.shape[-1]))
+        for r, row in zip(rows, laws):
+            trees[r].grow(row)
 
     def observe(self, state: _State, row: int, tokens: Sequence[int]) -> None:
         """Nothing: the request holds its own tokens, the cache is rolled back at the next proposal."""

@@ -8,10 +8,10 @@ from fastdecode.speculative.request import Request
 from fastdecode.speculative.tree import DraftTree
 from fastdecode.speculative.verifiers.base import Verifier
 from fastdecode.speculative.verifiers.deterministic import GreedyVerifier, PointVerifier
-from fastdecode.speculative.verifiers.drawn import BlockVerifier, ChainVerifier, RecursiveVerifier, is_drawn_chain
+from fastdecode.speculative.verifiers.drawn import BlockVerifier, ChainVerifier, RecursiveVerifier, TransportVerifier, is_drawn_chain
 
 VERIFIERS: dict[str, Verifier] = {
-    v.name: v for v in (GreedyVerifier(), PointVerifier(), ChainVerifier(), BlockVerifier(), RecursiveVerifier(True), RecursiveVerifier(False))
+    v.name: v for v in (GreedyVerifier(), PointVerifier(), ChainVerifier(), BlockVerifier(), RecursiveVerifier(True), RecursiveVerifier(False), TransportVerifier())
 }
 
 __all__ = ["VERIFIERS", "Verifier", "choose_verifier", "make_verifier"]
@@ -43,4 +43,4 @@ def choose_verifier(forced: Verifier | None, tree: DraftTree, requests: Sequence
         return forced
     if not tree.drawn:
         return VERIFIERS["point"]
-    return VERIFIERS["block" if is_drawn_chain(tree) else "recursive"]
+    return VERIFIERS["block" if is_drawn_chain(tree) else "transport"]

@@ -85,6 +85,19 @@ class RecursiveVerifier:
         )
 
 
+class TransportVerifier:
+    """Keeps one of the draws of each node with the highest chance that an exact rule can have (`ops.verify_tree_transport`)."""
+
+    name, lossless = "transport", True
+
+    def verify(self, tree: DraftTree, logits: torch.Tensor, requests: Sequence[Request], round_number: int) -> TreePath:
+        probs = probs_of(tree, logits, requests)
+        laws = draft_laws(tree, probs.shape[2], probs.device)
+        offsets, tokens = _flat_draws(tree)
+        keys = round_keys(requests, round_number, probs.device)
+        return ops.verify_tree_transport(tree.tokens, tree.first_child, tree.next_sibling, probs, laws, keys, offsets.to(probs.device), tokens.to(probs.device))
+
+
 def _flat_draws(tree: DraftTree) -> tuple[torch.Tensor, torch.Tensor]:
     """int32 [B, N + 1] offsets and int32 [T] drawn ids of all nodes."""
     flat: list[int] = []

@@ -1,0 +1,42 @@
+#define FD_SIMD_NAMESPACE avx2
+#include "ops/cpu/simd_avx2.h"
+#include "ops/cpu/transport_cells.h"
+
+namespace fastdecode {
+namespace avx2 {
+
+// The tokens of whole vectors; returns how many. There is no vector conversion to 64-bit integers: masses are converted one by one.
+static int64_t split_blocks(const float* p, const float* q, int64_t vocab, Cells& cells, TransportTotals& totals) {
+  const __m256 highest = _mm256_set1_ps(kHighestRatio), lowest = _mm256_set1_ps(kLowestRatio), zero = _mm256_setzero_ps(), largest = _mm256_set1_ps(3.402823466e38f);
+  const __m256i split = _mm256_set1_epi32((1 << kSplitBits) - 1), first = _mm256_set1_epi32(kFirstKnotBits - 1);
+  int64_t v = 0;
+  for (; v + 8 <= vocab; v += 8) {
+    const __m256 w = _mm256_loadu_ps(p + v), mass = _mm256_loadu_ps(q + v);
+    const __m256 fine = _mm256_and_ps(_mm256_and_ps(_mm256_cmp_ps(w, zero, _CMP_GE_OQ), _mm256_cmp_ps(mass, zero, _CMP_GE_OQ)), _mm256_and_ps(_mm256_cmp_ps(w, largest, _CMP_LE_OQ), _mm256_cmp_ps(mass, largest, _CMP_LE_OQ)));
+    if (_mm256_movemask_ps(fine) != 0xFF) {
+      totals.valid = false;
+      return vocab;
+    }
+    __m256 x = _mm256_min_ps(_mm256_div_ps(w, mass), highest);  // 0 / 0 becomes the second operand
+    const __m256 above = _mm256_cmp_ps(_mm256_fnmadd_ps(x, mass, w), zero, _CMP_LT_OQ);
+    x = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_castps_si256(above)));  // -1 where above
+    const __m256 low = _mm256_cmp_ps(x, lowest, _CMP_LT_OQ);
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i fine_share = _mm256_cvttps_epi32(_mm256_mul_ps(x, _mm256_set1_ps(float(1 << kSplitBits) * 0x1p16f)));
+    alignas(32) int32_t share[8], cell[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(share), _mm256_blendv_epi8(_mm256_and_si256(bits, split), fine_share, _mm256_castps_si256(low)));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(cell), _mm256_andnot_si256(_mm256_castps_si256(low), _mm256_sub_epi32(_mm256_srli_epi32(bits, kSplitBits), first)));
+    for (int i = 0; i < 8; ++i) {
+      Cell& at = cells[i % kCopies][cell[i]];
+      at.whole += whole_mass(q[v + i]);
+      at.upper += upper_mass(q[v + i], share[i]);
+      totals.target += whole_mass(p[v + i]);
+    }
+  }
+  return v;
+}
+
+}  // namespace avx2
+}  // namespace fastdecode
+
+#include "ops/cpu/transport_body.h"

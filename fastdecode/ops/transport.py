@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from fastdecode.ops import _check, reference
+from fastdecode.ops._dispatch import kernel
+from fastdecode.ops.reference import acceptance
+from fastdecode.ops.reference.transport import KNOTS
+from fastdecode.ops.verify_tree_greedy import TreePath
+from fastdecode.ops.verify_tree_recursive import check_draws
+
+VERIFIERS = ("naive", "recursive", "recursive_without_replacement", "k_seq")
+MAX_DRAWS = 4096
+
+
+class TransportPlan(NamedTuple):
+    """How R nodes accept their drafts, see `verify_tree_transport`.
+
+    Attributes:
+        head: float64 [R, 3]; columns alpha (chance that a draft is kept), cap (the highest ratio p/q of which all draft mass
+            is kept), threshold (score that the best draft must reach; above 1 where the rows are not laws).
+        knots: float64 [R, 5, K] for the K knots of the ratio grid: end of the interval on [0, 1], kept mass per draft mass, the
+            same if the highest position won, running sums of what the latter lacks and has too much.
+    """
+
+    head: torch.Tensor
+    knots: torch.Tensor
+
+    @property
+    def alpha(self) -> torch.Tensor:
+        return self.head[:, 0]
+
+    @property
+    def cap(self) -> torch.Tensor:
+        return self.head[:, 1]
+
+    @property
+    def threshold(self) -> torch.Tensor:
+        return self.head[:, 2]
+
+
+def transport_alpha(p: torch.Tensor, q: torch.Tensor, n: int, rule: str = "iid") -> float | torch.Tensor:
+    """Chance that one of n drafts is kept: the optimum of any exact rule, or what a known verifier reaches.
+
+    A diagnostic in double precision; `transport_plan` gives the rate of the fast rule, at most 1e-4 below "iid" on real laws.
+
+    Args:
+        p, q: [V] or [R, V], target and draft laws; rows are normalised.
+        n: number of drafts.
+        rule: how drafts are made: "iid" (independent draws), "without_replacement", "hybrid:k" (the k most probable tokens and n - k
+            independent draws from the rest); or a verifier: "naive" (draw from p and look), "recursive" (SpecInfer), for
+            draws with and without replacement, "k_seq" (SpecTr).
+
+    Returns:
+        A float, or float64 [R] for rows.
+
+    Raises:
+        TypeError, ValueError: shapes that differ, laws that are not, an unknown rule, a negative n.
+    """
+    for name, law in (("p", p), ("q", q)):
+        if not isinstance(law, torch.Tensor):
+            raise TypeError(f"{name} is {type(law).__name__}, expected a torch.Tensor")
+    if p.shape != q.shape or p.dim() not in (1, 2) or p.shape[-1] == 0:
+        raise ValueError(f"p and q have shapes {list(p.shape)} and {list(q.shape)}, expected the same [V] or [R, V]")
+    if not isinstance(n, int) or isinstance(n, bool) or n < 0:
+        raise ValueError(f"n={n!r} must be an integer of at least 0")
+    hybrid = rule.startswith("hybrid:") and rule[7:].isdigit()
+    if rule not in ("iid", "without_replacement", *VERIFIERS) and not hybrid:
+        raise ValueError(f"rule={rule!r} is unknown: use iid, without_replacement, hybrid:k, {', '.join(VERIFIERS)}")
+    rows = [_laws(p, "p"), _laws(q, "q")]
+    rate = acceptance.reached if rule in VERIFIERS else acceptance.optimum
+    rates = [float(rate(a, b, n, rule)) for a, b in zip(*rows)]
+    return rates[0] if p.dim() == 1 else torch.tensor(rates, dtype=torch.float64)
+
+
+def _laws(rows: torch.Tensor, name: str) -> np.ndarray:
+    values = rows.detach().double().cpu().reshape(-1, rows.shape[-1]).numpy()
+    sums = values.sum(1, keepdims=True)
+    if not (np.isfinite(values).all() and (values >= 0).all() and (np.abs(sums - 1) < 1e-3).all()):
+        raise ValueError(f"{name} has rows that are not laws (negative, not finite, or a sum that is not 1 within 1e-3)")
+    return values / sums
+
+
+def transport_plan(p: torch.Tensor, q: torch.Tensor, draws: torch.Tensor, weight: torch.Tensor | None = None) -> TransportPlan:
+    """Acceptance plans of many nodes.
+
+    Args:
+        p, q: float32 [R, V], target law and the law that drafts are drawn from, independently.
+        draws: int32 [R], how many; 0 to 4096.
+        weight: float64 [R], the part of p that a node has to emit; 1 by default.
+
+    Raises:
+        TypeError, ValueError: wrong dtype, shape or device.
+    """
+    rows, vocab = _check.tensor("p", p, torch.float32, (None, None)).shape
+    _check.tensor("q", q, torch.float32, (rows, vocab), p.device)
+    _check.tensor("draws", draws, torch.int32, (rows,), p.device)
+    if weight is not None:
+        _check.tensor("weight", weight, torch.float64, (rows,), p.device)
+    run = kernel("transport_plan", p.device)
+    if run is None:
+        return TransportPlan(*reference.transport_plan(p, q, draws, weight))
+    plan = TransportPlan(torch.empty(rows, 3, dtype=torch.float64, device=p.device), torch.empty(rows, 5, KNOTS, dtype=torch.float64, device=p.device))
+    run(p.data_ptr(), q.data_ptr(), draws.data_ptr(), 0 if weight is None else weight.data_ptr(), rows, vocab, plan.head.data_ptr(), plan.knots.data_ptr())
+    return plan
+
+
+def verify_tree_transport(
+    tokens: torch.Tensor,
+    first_child: torch.Tensor,
+    next_sibling: torch.Tensor,
+    probs: torch.Tensor,
+    draft: torch.Tensor,
+    key: torch.Tensor,
+    draw_offsets: torch.Tensor,
+    draw_tokens: torch.Tensor,
+) -> TreePath:
+    """Optimal-transport verification of trees whose children were drawn independently from a draft law.
+
+    At each node one of the draws is kept with the highest chance that any exact rule has (within 1e-4), else a token comes from
+    what is left of the target's law. Every draw gets a score, uniform on [0, 1]: a position in the interval of its ratio
+    p/q, now and then exchanged with another interval's; the highest score wins if it reaches a threshold. The method follows
+    the implementability of reduced-form auctions (Border 1991); the optimum is that of Hu et al. (arXiv:2502.18779). Tokens of the tree
+    that were not drawn (deterministic children) must have no mass in `draft`; they are reached through what is left of the target.
+
+    Args:
+        tokens: int32 [B, N], node 0 is the root; siblings carry distinct tokens.
+        first_child, next_sibling: int32 [B, N], node numbers, -1 for none.
+        probs: float32 [B, N, V], the target's law after each node.
+        draft: float32 [B, N, V], row i is the law the draws of node i came from; rows of nodes without draws are not read.
+        key: int64 [B, 4], (seed, request, round << 32, any). Node i uses word 2 + i; word 3 becomes ACCEPT for draws (four
+            numbers each, in order) and RESIDUAL for the final draw, an exponential race as in `verify_tree_point`.
+        draw_offsets, draw_tokens: int32 [B, N + 1] and [T]: the draws of node i of row b are
+            draw_tokens[draw_offsets[b, i] : draw_offsets[b, i + 1]], repeats included. A kept draw that is no child of the node ends the
+            walk and becomes `next_token`. Negative ids are padding.
+
+    Returns:
+        TreePath. `next_token` is -1 where what is left of p holds NaN or infinity or has no mass. Where `draft` is not a
+        law (within 1e-3), or `probs` is not, draws are ignored and the token comes from p.
+
+    Raises:
+        TypeError, ValueError: wrong dtype, shape, device or layout.
+    """
+    batch, nodes = _check.tensor("tokens", tokens, torch.int32, (None, None)).shape
+    if nodes == 0:
+        raise ValueError("tokens has no nodes (N = 0); a tree holds at least its root")
+    for name, value in (("first_child", first_child), ("next_sibling", next_sibling)):
+        _check.tensor(name, value, torch.int32, (batch, nodes), tokens.device)
+    vocab = _check.tensor("probs", probs, torch.float32, (batch, nodes, None), tokens.device).shape[2]
+    _check.tensor("draft", draft, torch.float32, (batch, nodes, vocab), tokens.device)
+    _check.tensor("key", key, torch.int64, (batch, 4), tokens.device)
+    if draw_offsets is None or draw_tokens is None:
+        raise ValueError(f"{'draw_offsets' if draw_offsets is None else 'draw_tokens'} is None; the draws of every node are needed")
+    draws = check_draws(draw_offsets, draw_tokens, batch, nodes, tokens.device)
+    run = kernel("verify_tree_transport", tokens.device)
+    if run is None:
+        return TreePath(*reference.verify_tree_transport(tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens))
+    out = TreePath.empty(batch, nodes, tokens.device)
+    workspace = torch.empty(batch, 5, KNOTS, dtype=torch.float64, device=tokens.device)
+    inputs = (t.data_ptr() for t in (tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens))
+    run(*inputs, batch, nodes, vocab, draws, workspace.data_ptr(), *(t.data_ptr() for t in out))
+    return out

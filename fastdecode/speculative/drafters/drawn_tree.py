@@ -1,0 +1,86 @@
+"""Trees of drafts that are drawn at random: level by level, from laws that a draft model gives.
+
+Losslessness asks for two things (see docs/transport.md): everything that was drawn at a node takes part in its verification,
+whether or not it became a node of the tree; and whether a node exists, and how many draws it gets, may depend on what was drawn
+above it and beside it, never on draws made at it or below. Keeping the nodes of highest cumulative draft probability obeys this.
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import numpy as np
+import torch
+
+from fastdecode.speculative.tree import Draft, Draws
+
+MAX_DRAWS = 64  # at one node
+HEAD = 64  # most probable tokens that are looked at when draws are counted
+
+
+def draws_for(law: torch.Tensor, children: int) -> int:
+    """How many independent draws from law [V] give about `children` distinct tokens, at most `MAX_DRAWS`.
+
+    Repeats cost no node, so more tokens are drawn than there is room for. The count depends on the law alone.
+    """
+    head = law.topk(min(HEAD, len(law))).values.double().numpy()
+    tail = max(0.0, 1.0 - float(head.sum()))  # of rare tokens: each draw from there is a new one
+    counts = np.arange(1, MAX_DRAWS + 1)
+    distinct = (1 - (1 - np.minimum(head, 1)[None]) ** counts[:, None]).sum(1) + tail * counts
+    return max(1, int(np.searchsorted(distinct, children + 1e-9, side="right")))
+
+
+def draw(law: torch.Tensor, count: int, key: Sequence[int]) -> list[int]:
+    """Independent draws from law [V], from the random numbers of a key (four words)."""
+    uniform = np.random.Generator(np.random.Philox(key=np.array(key[:2]).astype(np.uint64), counter=[0, 0, *np.array(key[2:]).astype(np.uint64)])).random(count)
+    sums = law.double().cumsum(0)
+    picked = torch.searchsorted(sums, torch.from_numpy(uniform) * sums[-1], right=True)
+    return picked.clamp_(max=int(law.nonzero()[-1])).tolist()
+
+
+class DrawnTree:
+    """A tree under construction for one request.
+
+    Args:
+        nodes: how many it may hold. depth: how many levels it will get.
+        key: seed and request words of the random numbers, round, purpose.
+    """
+
+    def __init__(self, nodes: int, depth: int, key: tuple[int, int, int, int]):
+        self.width = max(1, nodes // max(1, depth))
+        self.room, self.levels, self.key = nodes, depth, key
+        self.tokens: list[int] = []
+        self.parents: list[int] = []
+        self.scores: list[float] = []
+        self.draws: list[Draws] = []
+        self.frontier = [-1]  # nodes that the next level grows from; -1 is the pending token
+
+    @property
+    def growing(self) -> bool:
+        return self.levels > 0 and self.room > 0 and bool(self.frontier)
+
+    def grow(self, laws: torch.Tensor) -> None:
+        """Adds one level. laws: float32 [1 + nodes, V], after the pending token and after every node so far."""
+        weights = np.array([1.0 if node < 0 else self.scores[node] for node in self.frontier])
+        shares = np.maximum(1, np.round(self.width * weights / weights.sum())).astype(int)
+        candidates: dict[tuple[int, int], float] = {}
+        for node, weight, share in zip(self.frontier, weights.tolist(), shares.tolist()):
+            law = laws[node + 1]
+            if not bool(torch.isfinite(law).all()) or float(law.sum()) <= 0:
+                continue
+            drawn = draw(law, draws_for(law, share), (*self.key[:2], self.key[2] << 32 | len(self.draws), self.key[3]))
+            self.draws.append(Draws(node, drawn, law))
+            for token in drawn:
+                candidates[node, token] = weight * float(law[token])
+        best = sorted(candidates, key=candidates.__getitem__, reverse=True)[: min(self.width, self.room)]
+        first = len(self.tokens)
+        for node, token in best:
+            self.tokens.append(token)
+            self.parents.append(node)
+            self.scores.append(candidates[node, token])
+        self.frontier = list(range(first, len(self.tokens)))
+        self.room -= len(best)
+        self.levels -= 1
+
+    def draft(self) -> Draft:
+        return Draft(np.asarray(self.tokens, np.int32), np.asarray(self.parents, np.int32), np.asarray(self.scores, np.float32), tuple(self.draws))
