@@ -19,21 +19,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fastdecode import SpeculativeGenerator
+from fastdecode.acceptance import without_layers
 from fastdecode.benchmark import load_prompts
 from fastdecode.speculative.drafters import ModelDrafter
 
 PROMPTS = Path(__file__).parent / "data/spec_bench_120.jsonl"
 TIE = 5e-4
-
-
-def without_layers(model, removed: tuple[int, ...]):
-    """The model with some layers taken out: a draft model with the same tokenizer."""
-    draft = copy.deepcopy(model)
-    draft.model.layers = torch.nn.ModuleList(layer for i, layer in enumerate(draft.model.layers) if i not in removed)
-    for i, layer in enumerate(draft.model.layers):
-        layer.self_attn.layer_idx = i
-    draft.config.num_hidden_layers = len(draft.model.layers)
-    return draft
 
 
 def gap(model, ids: list[int]) -> float:
@@ -93,7 +84,7 @@ def main() -> None:
         plain = build("none")
         answers = [plain.generate(ids, **settings).token_ids for ids in prompts]
     report = {}
-    special = {"composite": lambda: ["suffix", "prompt_lookup"], "model": lambda: ModelDrafter(without_layers(model, (12, 18)))}
+    special = {"composite": lambda: ["suffix", "prompt_lookup"], "model": lambda: ModelDrafter(without_layers(copy.deepcopy(model), (12, 18)))}
     for name in args.drafters.split(","):
         generator = build(special.get(name, lambda: name)())
         for batch in map(int, args.batches.split(",")):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Sequence
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from fastdecode import SpeculativeGenerator, ops
 from fastdecode.benchmark import header
@@ -34,6 +34,25 @@ class Settings:
     counts: Sequence[int] = (2, 4, 8)
     tokens: int = 48
     stride: int = 4
+
+
+def load_pair(target: str, draft: str, removed: Sequence[int] = ()):
+    """Both models in float32, and the target's tokenizer; `removed` layers are taken out of the draft."""
+    load = lambda name: AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
+    small = load(draft)
+    layers = len(small.model.layers) if removed else 0
+    if any(i >= layers for i in removed):
+        raise ValueError(f"without_layers={list(removed)} names layers beyond the draft's {layers}")
+    return load(target), without_layers(small, removed) if removed else small, AutoTokenizer.from_pretrained(target)
+
+
+def without_layers(model: PreTrainedModel, removed: Sequence[int]) -> PreTrainedModel:
+    """The model with some decoder layers taken out: a draft with the same tokenizer where there is no other. Changes the model."""
+    model.model.layers = torch.nn.ModuleList(layer for i, layer in enumerate(model.model.layers) if i not in removed)
+    for i, layer in enumerate(model.model.layers):
+        layer.self_attn.layer_idx = i
+    model.config.num_hidden_layers = len(model.model.layers)
+    return model
 
 
 def compare(target: PreTrainedModel, draft: PreTrainedModel, prompts: Sequence[tuple[str, list[int]]], settings: Settings, progress: Callable[[Iterable], Iterable] = iter) -> dict[str, Any]:

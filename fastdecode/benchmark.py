@@ -110,7 +110,7 @@ def _own_method(name: str, model, tokenizer, settings: Settings) -> Callable[[li
 
 def run(model, tokenizer, prompts: list[tuple[str, str]], names: list[str], repeats: int, settings: Settings, progress: Callable = iter) -> dict[str, Any]:
     """Measures every method on every prompt, interleaved, `repeats` times; returns the report as plain data."""
-    encoded = [(category, _chat_ids(tokenizer, text)) for category, text in prompts]
+    encoded = [(category, chat_ids(tokenizer, text)) for category, text in prompts]
     missing = {name: {"missing": reason} for name in names if (reason := _missing(name, settings))}
     runners = {name: method(name, model, tokenizer, settings) for name in names if name not in missing}
     for runner in runners.values():  # warm-up
@@ -126,7 +126,8 @@ def run(model, tokenizer, prompts: list[tuple[str, str]], names: list[str], repe
     return {**header(), "settings": described, "methods": {**_report(samples), **missing}}
 
 
-def _chat_ids(tokenizer, text: str) -> list[int]:
+def chat_ids(tokenizer, text: str) -> list[int]:
+    """Token ids of a conversation that starts with this message."""
     return list(tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True)["input_ids"])
 
 

@@ -1,4 +1,4 @@
-"""The command line: `fastdecode generate | chat | demo | bench | pull | env`."""
+"""The command line: `fastdecode generate | chat | demo | bench | acceptance | pull | env`."""
 
 from __future__ import annotations
 
@@ -115,6 +115,47 @@ def demo(max_new_tokens: MaxNewTokens = 96) -> None:
     out.print(table)
 
 
+@app.command(epilog="Example: fastdecode acceptance --target big --draft small --prompts bench/data/spec_bench_120.jsonl --limit 12")
+def acceptance(
+    prompts: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Spec-Bench JSON lines.")],
+    target: Annotated[str, typer.Option(help="Path or hub name; the default is pulled when needed.")] = DEFAULT_MODEL,
+    draft: Annotated[str, typer.Option(help="Path or hub name of a model with the same tokenizer; the target itself with --without-layers.")] = "",
+    without_layers: Annotated[str, typer.Option(help="Layers to take out of the draft, e.g. 12,18: a draft model where there is no other.")] = "",
+    temperature: Annotated[Optional[list[float]], typer.Option(min=0.01, help="May be given several times; 0.8 and 1.0 by default.")] = None,
+    n: Annotated[Optional[list[int]], typer.Option("--n", min=1, help="Number of drafts, may be given several times; 2, 4 and 8 by default.")] = None,
+    limit: Annotated[Optional[int], typer.Option(min=1, help="Use this many prompts only.")] = None,
+    json_file: Annotated[Optional[Path], typer.Option("--json", help="Write the report here.")] = None,
+    plot: Annotated[Optional[Path], typer.Option(help="Draw the report into this PNG file.")] = None,
+) -> None:
+    """How often drafts of one model are kept by another: the optimum for every way of drafting, and what verifiers reach."""
+    from rich.progress import track
+
+    from fastdecode import acceptance as comparison
+    from fastdecode import benchmark, plots
+
+    if plot:
+        plots.require()
+    if not draft and not without_layers:
+        raise ValueError("--draft is missing; name a model with the same tokenizer, or take layers out of the target with --without-layers")
+    big, small, tokenizer = comparison.load_pair(_checkpoint(target), _checkpoint(draft or target), _numbers(without_layers, "--without-layers") if without_layers else [])
+    encoded = [(category, benchmark.chat_ids(tokenizer, text)) for category, text in benchmark.load_prompts(prompts, limit)]
+    settings = comparison.Settings(tuple(temperature or (0.8, 1.0)), tuple(n or (2, 4, 8)))
+    report = comparison.compare(big, small, encoded, settings, lambda x: track(x, console=err, transient=True))
+    if json_file:
+        json_file.write_text(json.dumps(report, indent=1))
+    if plot:
+        plots.acceptance(report, plot)
+    out.print(_acceptance_table(report))
+
+
+def _acceptance_table(report: dict[str, Any]) -> Table:
+    cells = report["rates"]
+    table = Table("", *(f"T {c['temperature']:g}, {c['drafts']} drafts" for c in cells), title=f"chance that a draft is kept, {cells[0]['positions']} positions, mean of categories [95 % interval]")
+    for name in cells[0]["verifiers"]:
+        table.add_row(name, *(f"{v['rate']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for v in (c["verifiers"][name] for c in cells)))
+    return table
+
+
 @bench.command("speculative", epilog="Example: fastdecode bench speculative --prompts bench/data/spec_bench_120.jsonl --methods hf,suffix --limit 12")
 def bench_speculative(
     prompts: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Spec-Bench JSON lines.")],
@@ -199,16 +240,22 @@ def _bench_table(report: dict[str, Any]) -> Table:
     return table
 
 
+def _checkpoint(model: str) -> str:
+    """A path or hub name; the known checkpoint is fetched when needed."""
+    from fastdecode.checkpoints import CHECKPOINTS
+    from fastdecode.checkpoints import pull as fetch
+
+    return str(fetch(model)) if model.lower() in CHECKPOINTS else model
+
+
 def _load(model: str, drafter: str, dtype: str, peers: bool = False, weights: str = "auto"):
     """A generator; with `peers` its model can also be run by transformers."""
     from transformers.utils import logging
 
     from fastdecode import SpeculativeGenerator
-    from fastdecode.checkpoints import CHECKPOINTS
-    from fastdecode.checkpoints import pull as fetch
 
     logging.disable_progress_bar()
-    path = str(fetch(model)) if model.lower() in CHECKPOINTS else model
+    path = _checkpoint(model)
     if not peers:
         return SpeculativeGenerator.from_pretrained(path, drafter=drafter, dtype=dtype, weights=weights)
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -36,3 +36,24 @@ def speeds(report: dict[str, Any], path: Path) -> None:
     axes.set_title(f"{settings['dtype']}, {settings['new_tokens']} tokens, temperature {settings['temperature']}, {machine['threads']} threads, {machine['instruction_set']}")
     axes.legend(ncols=4, fontsize="small")
     figure.savefig(path, dpi=120)
+
+
+def acceptance(report: dict[str, Any], path: Path) -> None:
+    """Rates by number of drafts, one panel per temperature; optima dashed."""
+    from matplotlib.figure import Figure
+
+    temperatures = sorted({cell["temperature"] for cell in report["rates"]})
+    figure = Figure(figsize=(5.5 * len(temperatures), 4.5), layout="constrained")
+    panels = figure.subplots(1, len(temperatures), squeeze=False, sharey=True)[0]
+    for axes, temperature in zip(panels, temperatures):
+        cells = [cell for cell in report["rates"] if cell["temperature"] == temperature]
+        for name in cells[0]["verifiers"]:
+            values = [cell["verifiers"][name] for cell in cells]
+            middle = [v["rate"] for v in values]
+            spread = [[m - v["low"] for m, v in zip(middle, values)], [v["high"] - m for m, v in zip(middle, values)]]
+            axes.errorbar([cell["drafts"] for cell in cells], middle, spread, fmt="--" if name.startswith("optimum") else "-o", capsize=2, label=name)
+        axes.set_title(f"temperature {temperature:g}")
+        axes.set_xlabel("drafts per position")
+    panels[0].set_ylabel("chance that a draft is kept")
+    panels[-1].legend(fontsize="small")
+    figure.savefig(path, dpi=120)

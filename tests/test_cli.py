@@ -16,7 +16,7 @@ def run(*arguments: str, **kwargs) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "fastdecode.cli", *arguments], capture_output=True, text=True, **kwargs)
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "env", "pull", "demo", "bench"])
+@pytest.mark.parametrize("command", ["generate", "chat", "env", "pull", "demo", "acceptance", "bench"])
 def test_every_command_has_help(command):
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0 and "Usage" in result.output
@@ -81,3 +81,15 @@ def test_bench_writes_its_report(tmp_path):
     assert methods["suffix"]["identical_to_plain"] == methods["auto-int8"]["identical_to_plain"] == 1
     assert methods["openvino-genai"] == {"missing": "openvino-genai is not installed"} or methods["openvino-genai"]["tokens_per_second"] > 0
     assert (tmp_path / "speeds.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.model
+def test_acceptance_compares_a_pair(tmp_path):
+    prompts, report = tmp_path / "prompts.jsonl", tmp_path / "report.json"
+    prompts.write_text(json.dumps({"question_id": 1, "category": "qa", "turns": ["Say hi hi hi."]}) + "\n")
+    result = run("acceptance", "--prompts", str(prompts), "--without-layers", "12,18", "--temperature", "1.0", "--n", "2", "--json", str(report), "--plot", str(tmp_path / "rates.png"))
+    assert result.returncode == 0, result.stderr
+    rates = json.loads(report.read_text())["rates"][0]["verifiers"]
+    assert rates["recursive"]["rate"] <= rates["transport"]["rate"] + 1e-6 and "transport" in result.stdout
+    assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
+    assert run("acceptance", "--prompts", str(prompts)).returncode == 2

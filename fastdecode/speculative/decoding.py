@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Sequence
+from typing import NamedTuple, Sequence
 
 import torch
 
 from fastdecode.errors import InvalidLogitsError
-from fastdecode.ops import TreePath
 from fastdecode.results import TokenLogprobs
 from fastdecode.speculative.controller import Controller, Plan
 from fastdecode.speculative.drafters import Drafter
@@ -47,6 +46,13 @@ class KeptCache:
     state: TargetState | None = None
 
 
+class Kept(NamedTuple):
+    """What verification left of one row: nodes downwards from the root, and the target's own token after the last of them."""
+
+    path: list[int]
+    next_token: int
+
+
 class Decoding:
     """Decodes a batch of requests, one round per `step`; rows leave the batch as they finish."""
 
@@ -77,15 +83,12 @@ class Decoding:
         start = time.perf_counter()
         with self._timed("target"):
             seen = self._look(rows, tree, requests)
-        self.controller.step.record(int(tree.num_nodes.sum()), time.perf_counter() - start)
+        self.controller.step.record(len(rows) + sum(map(len, drafts)), time.perf_counter() - start)
         with self._timed("verify"):
-            verdict = self._verify(tree, seen, requests)
-            emitted = [self._emit(b, r, tree, verdict) for b, r in enumerate(rows)]
-            for b, r in enumerate(rows):
-                self.plan.learn(r, drafts[b], min(int(verdict.accept_len[b]), len(emitted[b])))
+            kept = self._verify(tree, seen, requests)
+            emitted = [self._emit(b, r, drafts[b], kept[b]) for b, r in enumerate(rows)]
         with self._timed("commit"):
-            kept = torch.tensor([min(a, len(e)) for a, e in zip(verdict.accept_len.tolist(), emitted)], dtype=torch.int32)
-            self.target.commit(self.state, rows, torch.where(torch.arange(tree.shape[1]) <= kept[:, None], verdict.path, -1), kept)
+            self.target.commit(self.state, rows, [k.path[: 1 + len(e)] for k, e in zip(kept, emitted)])
         with self._timed("draft"):
             self._observe(rows, emitted)
         self.round += 1
@@ -126,14 +129,17 @@ class Decoding:
         return drafts
 
     def _tree(self, requests: Sequence[Request], drafts: Sequence[Draft]) -> DraftTree:
-        tree = DraftTree.build([q.pending for q in requests], drafts)
-        low, high = (int(t) for t in tree.tokens.aminmax())
+        for draft, request in zip(drafts, requests):
+            if len(draft):
+                self._check(draft, request)
+        return DraftTree.build([q.pending for q in requests], drafts)
+
+    def _check(self, draft: Draft, request: Request) -> None:
+        low, high = int(draft.tokens.min()), int(draft.tokens.max())
         if low < 0 or high >= self.target.vocab_size:
             raise ValueError(f"drafter {self.drafter.name!r} proposed token {low if low < 0 else high}, the model's vocabulary is 0 .. {self.target.vocab_size - 1}; draft only ids that the model has")
-        for depth, request in zip(tree.depth.amax(1).tolist(), requests):
-            if depth > max(0, request.remaining - 1):
-                raise ValueError(f"drafter {self.drafter.name!r} proposed a path of {depth} tokens where the budget's depth was at most {request.remaining - 1}; keep to budget.depth")
-        return tree
+        if draft.depth > max(0, request.remaining - 1):
+            raise ValueError(f"drafter {self.drafter.name!r} proposed a path of {draft.depth} tokens where the budget's depth was at most {request.remaining - 1}; keep to budget.depth")
 
     def _look(self, rows: Sequence[int], tree: DraftTree, requests: Sequence[Request]) -> torch.Tensor:
         """The target's logits [B, N, V], or only its most probable tokens int32 [B, N] where nothing else is asked for."""
@@ -147,7 +153,7 @@ class Decoding:
     def _keeps_logits(self) -> bool:
         return self.options.logprobs is not None or self.options.scores
 
-    def _verify(self, tree: DraftTree, seen: torch.Tensor, requests: Sequence[Request]) -> TreePath:
+    def _verify(self, tree: DraftTree, seen: torch.Tensor, requests: Sequence[Request]) -> list[Kept]:
         verifier = choose_verifier(self.verifier, tree, requests)
         for request, nodes in zip(requests, tree.num_nodes.tolist()):
             if nodes > 1 or not request.tokens:  # rounds without a draft say nothing about the rule
@@ -157,20 +163,20 @@ class Decoding:
         if seen.dim() == 2:
             verdict = verifier.follow(tree, seen)
         else:
-            verdict = TreePath(*(t.cpu() for t in verifier.verify(tree.to(seen.device), seen, requests, self.round)))
-        bad = [i for i, token in enumerate(verdict.next_token.tolist()) if token < 0]
-        if bad:
-            position = len(requests[bad[0]].tokens) + int(verdict.accept_len[bad[0]])
-            raise InvalidLogitsError(f"no token can be chosen at output position {position}: the model returned NaN, or no token with a finite logit is left after the logits processors; check the weights, the dtype and the processors")
-        return verdict
+            verdict = verifier.verify(tree.to(seen.device), seen, requests, self.round)
+        kept = [Kept(path[: length + 1], token) for path, length, token in zip(*(t.tolist() for t in verdict))]
+        for request, row in zip(requests, kept):
+            if row.next_token < 0:
+                position = len(request.tokens) + len(row.path) - 1
+                raise InvalidLogitsError(f"no token can be chosen at output position {position}: the model returned NaN, or no token with a finite logit is left after the logits processors; check the weights, the dtype and the processors")
+        return kept
 
-    def _emit(self, b: int, row: int, tree: DraftTree, verdict: TreePath) -> list[int]:
+    def _emit(self, b: int, row: int, draft: Draft, kept: Kept) -> list[int]:
         """Hands the kept tokens to the request one by one, until one of them ends it."""
-        request, accepted = self.requests[row], int(verdict.accept_len[b])
-        path = verdict.path[b, : accepted + 1].tolist()
-        tokens = [int(tree.tokens[b, i]) for i in path[1:]] + [int(verdict.next_token[b])]
+        request, accepted = self.requests[row], len(kept.path) - 1
+        tokens = [int(draft.tokens[i - 1]) for i in kept.path[1:]] + [kept.next_token]
         emitted: list[int] = []
-        for node, token in zip(path, tokens):
+        for node, token in zip(kept.path, tokens):
             if self.options.scores:
                 self.scores[row].append(request.processors.scores(request.prompt + request.tokens, self._raw[b, node]))
             if self.options.logprobs is not None:
@@ -179,8 +185,9 @@ class Decoding:
             emitted.append(token)
             if request.finish_reason:
                 break
-        drafted = int(tree.num_nodes[b]) - 1
-        request.stats.record_round(drafted, int(tree.depth[b].max()), min(accepted, len(emitted)), len(emitted))
+        accepted = min(accepted, len(emitted))
+        request.stats.record_round(len(draft), draft.depth, accepted, len(emitted))
+        self.plan.learn(row, draft, accepted)
         return emitted
 
     def _observe(self, rows: Sequence[int], emitted: Sequence[list[int]]) -> None:

@@ -31,6 +31,7 @@ class StepCost:
     def __init__(self, measured: Mapping[int, float] = PRIOR):
         self._x = np.array(sorted(measured), float)
         self._y = np.maximum.accumulate([measured[w] for w in sorted(measured)])
+        self._known: dict[int, float] = {}  # expected cost of the widths that occurred
         self._level: float | None = None  # running log of measured / expected, over all widths
         self._correction: dict[int, float] = {}  # the same for a class of doubling width, relative to the level
 
@@ -55,7 +56,7 @@ class StepCost:
 
     def record(self, width: int, seconds: float) -> None:
         """Corrects the expectation by one pass. What was learnt about widths that no longer occur is forgotten."""
-        error = math.log(max(seconds, 1e-9) / self._expected(np.array([width]))[0])
+        error = math.log(max(seconds, 1e-9) / self._expected_at(width))
         self._level = error if self._level is None else self._level + RATE * _clipped(error - self._level)
         for other in self._correction:
             self._correction[other] *= FORGET
@@ -80,6 +81,11 @@ class StepCost:
     @property
     def _pace(self) -> float:
         return math.exp(self._level or 0.0)
+
+    def _expected_at(self, width: int) -> float:
+        if width not in self._known:
+            self._known[width] = float(self._expected(np.array([width]))[0])
+        return self._known[width]
 
     def _expected(self, widths: np.ndarray) -> np.ndarray:
         """Between measurements on straight lines, beyond the last along the last one."""

@@ -43,10 +43,12 @@ class Draft:
     @property
     def depth(self) -> int:
         """Tokens on the longest path."""
+        if not len(self):
+            return 0
         depths: list[int] = []
         for parent in self.parents.tolist():
             depths.append(1 + (depths[parent] if 0 <= parent < len(depths) else 0))  # what is no tree is found out later
-        return max(depths, default=0)
+        return max(depths)
 
     @property
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -52,8 +52,8 @@ class TargetModel(Protocol):
     def forward(self, state: TargetState, rows: Sequence[int], tree: DraftTree) -> torch.Tensor:
         """Logits [B, N, V] after every node; K/V of node i go to slot lengths[row] + i and stay uncommitted."""
 
-    def commit(self, state: TargetState, rows: Sequence[int], path: torch.Tensor, accept_len: torch.Tensor) -> None:
-        """Keeps the K/V of the root and of the accepted nodes (path int32 [B, N], accept_len int32 [B]), drops the rest."""
+    def commit(self, state: TargetState, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
+        """Keeps the K/V of these nodes of each row (the root, 0, and the accepted ones, downwards) and drops the rest."""
 
 
 def prefill_rows(target: TargetModel, state: TargetState, prompts: Sequence[Sequence[int]]) -> None:

@@ -75,14 +75,14 @@ class HFTarget:
         return self._run(state, rows, tree, tree.tokens.long(), lengths + tree.depth).logits
 
     @torch.inference_mode()
-    def commit(self, state: KVSlots, rows: Sequence[int], path: torch.Tensor, accept_len: torch.Tensor) -> None:
-        in_place = torch.arange(path.shape[1], dtype=path.dtype)
-        if not ((path == in_place) | (path < 0)).all():  # a chain is where it belongs already
-            lengths = torch.tensor([state.lengths[r] for r in rows], dtype=torch.int32)
-            tensors = (torch.tensor(list(rows), dtype=torch.int32), path, accept_len, lengths)
-            ops.kv_compact(state.buffers(), *(t.to(self.device) for t in tensors))
-        for row, accepted in zip(rows, accept_len.tolist()):
-            state.lengths[row] += accepted + 1
+    def commit(self, state: KVSlots, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
+        if any(path[-1] >= len(path) for path in paths):  # else chains, which are where they belong already
+            longest = max(map(len, paths))
+            table = [[*path, *[-1] * (longest - len(path))] for path in paths]
+            arguments = (list(rows), table, [len(path) - 1 for path in paths], [state.lengths[r] for r in rows])
+            ops.kv_compact(state.buffers(), *(torch.tensor(a, dtype=torch.int32, device=self.device) for a in arguments))
+        for row, path in zip(rows, paths):
+            state.lengths[row] += len(path)
 
     def _run(self, state: KVSlots, rows: Sequence[int], tree: DraftTree | None, ids: torch.Tensor, positions: torch.Tensor, **kwargs):
         lengths = torch.tensor([state.lengths[r] for r in rows], dtype=torch.int32)

@@ -165,11 +165,11 @@ class NativeTarget:
         )  # fmt: skip
         return tapped, None if packed is None else _spread(packed, tree)[..., : self.vocab_size]
 
-    def commit(self, state: NativeState, rows: Sequence[int], path: torch.Tensor, accept_len: torch.Tensor) -> None:
-        for row, nodes, accepted in zip(rows, path.tolist(), accept_len.tolist()):
-            if nodes[accepted] != accepted:  # a chain is where it belongs already
-                state.cache.compact(row, state.lengths[row], nodes[: accepted + 1])
-            state.lengths[row] += accepted + 1
+    def commit(self, state: NativeState, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
+        for row, path in zip(rows, paths):
+            if path[-1] >= len(path):  # else a chain, which is where it belongs already
+                state.cache.compact(row, state.lengths[row], path)
+            state.lengths[row] += len(path)
 
     def _buffer(self, rows: int, columns: int) -> torch.Tensor:
         if self._logits.numel() < rows * columns:

@@ -185,9 +185,7 @@ def test_the_cache_after_commits_equals_a_fresh_one(family, weights):
         while node > 0:
             nodes.insert(1, node)
             node = int(tree.parents[0, node])
-        path = torch.full((1, 21), -1, dtype=torch.int32)
-        path[0, : len(nodes)] = torch.tensor(nodes, dtype=torch.int32)
-        target.commit(state, [1], path, torch.tensor([len(nodes) - 1], dtype=torch.int32))
+        target.commit(state, [1], [nodes])
         text += tree.path_tokens(0, nodes[-1]) + [round]
         assert state.lengths == [0, len(text) - 1]
     state.copy_row(1, 0)
@@ -292,10 +290,9 @@ def test_layers_in_parts_give_the_same_bits(family, weights):
     last, late = target.forward_layers(parts, [0, 1], tree, begin=cut, hidden=hidden[1], taps=[layers], logits=True)
     assert torch.equal(late, logits)
     assert torch.equal(target.forward_layers(parts, [0, 1], tree, begin=layers, hidden=last[0], logits=True)[1], logits)
-    commit = (torch.zeros(2, tree.shape[1], dtype=torch.int32), torch.zeros(2, dtype=torch.int32))
     after = []
     for state in (whole, parts):  # keys and values agree as well
-        target.commit(state, [0, 1], *commit)
+        target.commit(state, [0, 1], [[0], [0]])
         after.append(target.forward(state, [0, 1], tree).clone())
     assert torch.equal(*after)
 

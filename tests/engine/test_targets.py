@@ -51,8 +51,7 @@ def test_after_commit_the_cache_equals_a_fresh_forward(family):
         target.prefill(state, row, prompt[:-1])
     tree = tree_of([p[-1] for p in prompts], SHAPES)
     target.forward(state, [0, 1, 2], tree)
-    path = torch.tensor([[0, 2, 4, 5, -1, -1], [0, 1, -1, -1, -1, -1], [0, -1, -1, -1, -1, -1]], dtype=torch.int32)
-    target.commit(state, [0, 1, 2], path, torch.tensor([3, 1, 0], dtype=torch.int32))
+    target.commit(state, [0, 1, 2], [[0, 2, 4, 5], [0, 1], [0]])
     kept = [[4, 6, 7], [8], []]
     assert state.lengths == [len(p) + len(k) for p, k in zip(prompts, kept)]
     follow = tree_of([11, 12], [[], []])
