@@ -64,8 +64,10 @@ class DecodeStats:
         self.skipped_rounds += skipped
         self.trimmed += trimmed
 
-    def add_seconds(self, part: str, seconds: float) -> None:
-        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+    def add_seconds(self, **parts: float) -> None:
+        """Wall time by part, see `seconds`."""
+        for part, seconds in parts.items():
+            self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
     @property
     def acceptance_rate(self) -> float:

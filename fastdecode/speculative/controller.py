@@ -11,8 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Sequence
 
-import numpy as np
-
 from fastdecode.speculative.drafters import Budget, Drafter
 from fastdecode.speculative.request import Request
 from fastdecode.speculative.step_cost import StepCost
@@ -75,25 +73,33 @@ class Controller:
         """Levels of a draft, up to `most`, that give the most tokens per second; 0 says that plain decoding is faster."""
         if self.level_seconds * most <= FREE * self.step.narrowest:
             return most
-        levels = np.arange(most + 1)
-        tokens = np.cumsum(acceptance.rate**levels)
-        return int(np.argmax(tokens / (self.step.seconds(1 + levels) + self.level_seconds * levels)))
+        tokens, rate, speeds = 0.0, 1.0, []
+        for level, seconds in enumerate(self.step.seconds(1, 1 + most)):
+            tokens += rate
+            rate *= acceptance.rate
+            speeds.append(tokens / (seconds + self.level_seconds * level))
+        return speeds.index(max(speeds))
 
-    def keep(self, scores: Sequence[np.ndarray]) -> float:
-        """The lowest score of a node that is worth its place in a pass over the pending tokens of all rows and these nodes."""
-        ranked = -np.sort(-np.concatenate(scores))
-        gains = len(scores) + np.concatenate([[0.0], np.cumsum(np.minimum(ranked, 1))])
-        best = int(np.argmax(gains / self.step.estimates(np.arange(len(scores), len(scores) + len(gains)))))
-        return float(ranked[best - 1]) if best else float("inf")
+    def lowest_score(self, scores: Sequence[Sequence[float]]) -> float:
+        """Of the nodes that are worth their place in one pass over the pending tokens of all rows and these nodes."""
+        rows = len(scores)
+        ranked = sorted((s for row in scores for s in row), reverse=True)
+        costs = self.step.estimates(rows, rows + len(ranked))
+        tokens, best, lowest = float(rows), rows / costs[0], float("inf")
+        for score, cost in zip(ranked, costs[1:]):
+            tokens += min(score, 1.0)
+            if tokens / cost > best:
+                best, lowest = tokens / cost, score
+        return lowest
 
     def trim(self, drafts: Sequence[Draft], acceptances: Sequence[Acceptance]) -> list[Draft]:
         """The drafts without the nodes that cost more than they promise. Drawn drafts stay whole: what is kept must not
         depend on what was drawn."""
-        if any(d.draws for d in drafts) or not any(map(len, drafts)):
+        if not any(map(len, drafts)) or any(d.draws for d in drafts):
             return list(drafts)
-        scores = [d.scores * a.calibration for d, a in zip(drafts, acceptances)]
-        lowest = self.keep(scores)
-        sizes = [int((s >= lowest).sum()) for s in scores]
+        scores = [[a.calibration * s for s in d.scores.tolist()] for d, a in zip(drafts, acceptances)]
+        lowest = self.lowest_score(scores)
+        sizes = [sum(s >= lowest for s in row) for row in scores]
         return [d if n == len(d) else merge([d], n) if n else Draft.empty() for d, n in zip(drafts, sizes)]
 
     def record_proposal(self, depth: int, seconds: float) -> None:

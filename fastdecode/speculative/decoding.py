@@ -77,22 +77,24 @@ class Decoding:
         """One round. Returns (request number, emitted tokens) of every active row."""
         rows = self.active
         requests = [self.requests[r] for r in rows]
-        with self._timed("draft"):
-            drafts = self._propose(rows)
-            tree = self._tree(requests, drafts)
-        start = time.perf_counter()
-        with self._timed("target"):
-            seen = self._look(rows, tree, requests)
-        self.controller.step.record(len(rows) + sum(map(len, drafts)), time.perf_counter() - start)
-        with self._timed("verify"):
-            kept = self._verify(tree, seen, requests)
-            emitted = [self._emit(b, r, drafts[b], kept[b]) for b, r in enumerate(rows)]
-        with self._timed("commit"):
-            self.target.commit(self.state, rows, [k.path[: 1 + len(e)] for k, e in zip(kept, emitted)])
-        with self._timed("draft"):
-            self._observe(rows, emitted)
+        begin = time.perf_counter()
+        drafts = self._propose(rows)
+        tree = self._tree(requests, drafts)
+        drafted = time.perf_counter()
+        seen = self._look(rows, tree, requests)
+        looked = time.perf_counter()
+        kept = self._verify(tree, seen, requests)
+        emitted = [self._emit(b, r, drafts[b], kept[b]) for b, r in enumerate(rows)]
+        verified = time.perf_counter()
+        self.target.commit(self.state, rows, [k.path[: 1 + len(e)] for k, e in zip(kept, emitted)])
+        committed = time.perf_counter()
+        self._observe(rows, emitted)
+        self.controller.step.record(len(rows) + sum(map(len, drafts)), looked - drafted)
         self.round += 1
         self.active = [r for r in rows if self.requests[r].finish_reason is None]
+        draft_seconds = drafted - begin + time.perf_counter() - committed
+        for request in requests:
+            request.stats.add_seconds(draft=draft_seconds, target=looked - drafted, verify=verified - looked, commit=committed - verified)
         return list(zip(rows, emitted))
 
     def _prefilled_state(self) -> TargetState:
@@ -129,10 +131,13 @@ class Decoding:
         return drafts
 
     def _tree(self, requests: Sequence[Request], drafts: Sequence[Draft]) -> DraftTree:
+        pending = [q.pending for q in requests]
+        if not any(map(len, drafts)) and not any(d.draws for d in drafts):
+            return DraftTree.pending_only(pending)
         for draft, request in zip(drafts, requests):
             if len(draft):
                 self._check(draft, request)
-        return DraftTree.build([q.pending for q in requests], drafts)
+        return DraftTree.build(pending, drafts)
 
     def _check(self, draft: Draft, request: Request) -> None:
         low, high = int(draft.tokens.min()), int(draft.tokens.max())
@@ -160,11 +165,11 @@ class Decoding:
                 request.stats.verifier = verifier.name
                 request.stats.lossless &= verifier.lossless
         self._raw = seen.clone() if self._keeps_logits else None
-        if seen.dim() == 2:
-            verdict = verifier.follow(tree, seen)
+        if seen.shape[1:] == (1,):  # most probable tokens after pending ones: nothing to walk through
+            kept = [Kept([0], token) for token in seen[:, 0].tolist()]
         else:
-            verdict = verifier.verify(tree.to(seen.device), seen, requests, self.round)
-        kept = [Kept(path[: length + 1], token) for path, length, token in zip(*(t.tolist() for t in verdict))]
+            verdict = verifier.follow(tree, seen) if seen.dim() == 2 else verifier.verify(tree.to(seen.device), seen, requests, self.round)
+            kept = [Kept(path[: length + 1], token) for path, length, token in zip(*(t.tolist() for t in verdict))]
         for request, row in zip(requests, kept):
             if row.next_token < 0:
                 position = len(request.tokens) + len(row.path) - 1
@@ -210,8 +215,8 @@ class Decoding:
         start = time.perf_counter()
         yield
         seconds = time.perf_counter() - start
-        for row in self.active:
-            self.requests[row].stats.add_seconds(part, seconds)
+        for request in self.requests:
+            request.stats.add_seconds(**{part: seconds})
 
 
 def _logprobs(logits: torch.Tensor, token: int, k: int) -> TokenLogprobs:

@@ -1,16 +1,16 @@
 """What a forward pass costs by its width.
 
 A pass over many tokens costs more than one over a single token, by an amount that depends on machine, model and dtype. It is
-measured when a generator is made and corrected while it decodes.
+measured when a generator is made and corrected while it decodes. Plain Python on a handful of numbers: this runs in every round.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Mapping
-
-import numpy as np
 
 from fastdecode.speculative.tree import Draft, DraftTree
 from fastdecode.targets.base import TargetModel
@@ -29,9 +29,9 @@ class StepCost:
     """
 
     def __init__(self, measured: Mapping[int, float] = PRIOR):
-        self._x = np.array(sorted(measured), float)
-        self._y = np.maximum.accumulate([measured[w] for w in sorted(measured)])
-        self._known: dict[int, float] = {}  # expected cost of the widths that occurred
+        self._widths = sorted(measured)
+        self._costs = list(accumulate((measured[w] for w in self._widths), max))
+        self._expected = [0.0]  # by width, as far as any was asked for
         self._level: float | None = None  # running log of measured / expected, over all widths
         self._correction: dict[int, float] = {}  # the same for a class of doubling width, relative to the level
 
@@ -56,7 +56,7 @@ class StepCost:
 
     def record(self, width: int, seconds: float) -> None:
         """Corrects the expectation by one pass. What was learnt about widths that no longer occur is forgotten."""
-        error = math.log(max(seconds, 1e-9) / self._expected_at(width))
+        error = math.log(max(seconds, 1e-9) / self._up_to(width)[width])
         self._level = error if self._level is None else self._level + RATE * _clipped(error - self._level)
         for other in self._correction:
             self._correction[other] *= FORGET
@@ -64,33 +64,38 @@ class StepCost:
         before = self._correction.get(bucket, 0.0)
         self._correction[bucket] = before + RATE * _clipped(error - self._level - before)
 
-    def estimates(self, widths: np.ndarray) -> np.ndarray:
-        """Expected cost at each width (ascending), never falling with width."""
-        corrections = np.array([self._correction.get(_bucket(w), 0.0) for w in widths.tolist()])
-        return np.maximum.accumulate(self._expected(widths) * np.exp(corrections))
+    def estimates(self, first: int, last: int) -> list[float]:
+        """Relative cost of the widths first ... last, never falling with width."""
+        expected = self._up_to(last)
+        factors = {bucket: math.exp(c) for bucket, c in self._correction.items()}
+        return list(accumulate((expected[w] * factors.get(_bucket(w), 1.0) for w in range(first, last + 1)), max))
 
-    def seconds(self, widths: np.ndarray) -> np.ndarray:
+    def seconds(self, first: int, last: int) -> list[float]:
         """The same in seconds, at the pace of the passes that were recorded."""
-        return self.estimates(widths) * self._pace
+        return [cost * self._pace for cost in self.estimates(first, last)]
 
     @property
     def narrowest(self) -> float:
         """Seconds of the cheapest pass."""
-        return float(self._y[0]) * self._pace
+        return self._costs[0] * self._pace
 
     @property
     def _pace(self) -> float:
         return math.exp(self._level or 0.0)
 
-    def _expected_at(self, width: int) -> float:
-        if width not in self._known:
-            self._known[width] = float(self._expected(np.array([width]))[0])
-        return self._known[width]
+    def _up_to(self, width: int) -> list[float]:
+        """Expected cost by width, before corrections."""
+        while len(self._expected) <= width:
+            self._expected.append(self._interpolated(len(self._expected)))
+        return self._expected
 
-    def _expected(self, widths: np.ndarray) -> np.ndarray:
-        """Between measurements on straight lines, beyond the last along the last one."""
-        slope = (self._y[-1] - self._y[-2]) / (self._x[-1] - self._x[-2])
-        return np.interp(widths, self._x, self._y) + slope * np.maximum(0, widths - self._x[-1])
+    def _interpolated(self, width: int) -> float:
+        """Between measurements on straight lines, beyond the last along the last one, below the first as that."""
+        if width <= self._widths[0]:
+            return self._costs[0]
+        right = min(bisect_right(self._widths, width), len(self._widths) - 1)
+        (x0, x1), (y0, y1) = self._widths[right - 1 : right + 1], self._costs[right - 1 : right + 1]
+        return y0 + (y1 - y0) * (width - x0) / (x1 - x0)
 
 
 def _bucket(width: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple, Sequence
 
@@ -40,7 +41,7 @@ class Draft:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    @property
+    @functools.cached_property
     def depth(self) -> int:
         """Tokens on the longest path."""
         if not len(self):
@@ -109,6 +110,12 @@ class DraftTree:
         tree.draws = [_index_draws(d) for d in drafts]
         return tree
 
+    @classmethod
+    def pending_only(cls, pending: Sequence[int]) -> "DraftTree":
+        """Trees of a batch without any draft: the pending tokens alone."""
+        parents, depth, ancestors, one = _lone_roots(len(pending))
+        return cls(torch.tensor(pending, dtype=torch.int32)[:, None], parents, depth, parents, parents, ancestors, one, [{}] * len(pending))
+
     @property
     def shape(self) -> tuple[int, int]:
         return tuple(self.tokens.shape)  # type: ignore[return-value]
@@ -132,6 +139,13 @@ class DraftTree:
             path.append(int(self.tokens[row, node]))
             node = int(self.parents[row, node])
         return path[::-1]
+
+
+@functools.lru_cache(maxsize=64)
+def _lone_roots(batch: int) -> tuple[torch.Tensor, ...]:
+    """Parents (and children) [B, 1], depth [B, 1], ancestors [B, 1, 1] and sizes [B] of trees that are a root each."""
+    none = torch.full((batch, 1), -1, dtype=torch.int32)
+    return none, torch.zeros_like(none), torch.ones(batch, 1, 1, dtype=torch.int64), torch.ones(batch, dtype=torch.int32)
 
 
 def _index_draws(draft: Draft) -> dict[int, Draws]:

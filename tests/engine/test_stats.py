@@ -20,7 +20,7 @@ def stats():
     stats.record_decision(skipped=True, trimmed=0)
     stats.record_decision(skipped=True, trimmed=5)
     for part, seconds in (("prefill", 5.0), ("draft", 0.25), ("target", 1.0), ("target", 0.5), ("verify", 0.2), ("commit", 0.05)):
-        stats.add_seconds(part, seconds)
+        stats.add_seconds(**{part: seconds})
     return stats
 
 
