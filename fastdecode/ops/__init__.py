@@ -3,7 +3,7 @@
 from fastdecode.ops._dispatch import implementation
 from fastdecode.ops.kv_compact import kv_compact
 from fastdecode.ops.process_probs import process_probs
-from fastdecode.ops.transport import TransportPlan, transport_alpha, transport_plan, verify_tree_transport
+from fastdecode.ops.transport import TransportPlan, transport_alpha, transport_plan, verify_tree_transport, verify_tree_transport_block
 from fastdecode.ops.tree_attention import tree_attention
 from fastdecode.ops.verify_chain import ChainVerdict, verify_block, verify_chain
 from fastdecode.ops.verify_tree_greedy import TreePath, verify_tree_greedy
@@ -30,5 +30,6 @@ __all__ = [
     "verify_tree_point",
     "verify_tree_recursive",
     "verify_tree_transport",
+    "verify_tree_transport_block",
     "vocab_stats",
 ]

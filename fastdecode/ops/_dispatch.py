@@ -54,8 +54,8 @@ def kernel(name: str, device: torch.device) -> Callable | None:
     if _forced_reference:
         return None
     if _simulator is not None:
-        function = getattr(_simulator, name)
-        return lambda *args: function(*args, 0)
+        function = getattr(_simulator, name, None)
+        return function and (lambda *args: function(*args, 0))
     if device.type == "cpu":
         return getattr(_C, name, None)
     return _cuda_kernel(name, device)

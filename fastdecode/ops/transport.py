@@ -13,7 +13,7 @@ from fastdecode.ops.verify_tree_greedy import TreePath
 from fastdecode.ops.verify_tree_recursive import check_draws
 
 VERIFIERS = ("naive", "recursive", "recursive_without_replacement", "k_seq")
-MAX_DRAWS = 4096
+MAX_BLOCK_DRAWS = 64
 
 
 class TransportPlan(NamedTuple):
@@ -89,7 +89,7 @@ def transport_plan(p: torch.Tensor, q: torch.Tensor, draws: torch.Tensor, weight
 
     Args:
         p, q: float32 [R, V], target law and the law that drafts are drawn from, independently.
-        draws: int32 [R], how many; 0 to 4096.
+        draws: int32 [R], how many.
         weight: float64 [R], the part of p that a node has to emit; 1 by default.
 
     Raises:
@@ -144,6 +144,30 @@ def verify_tree_transport(
     Raises:
         TypeError, ValueError: wrong dtype, shape, device or layout.
     """
+    return _verify("verify_tree_transport", 5, tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens)
+
+
+def verify_tree_transport_block(
+    tokens: torch.Tensor,
+    first_child: torch.Tensor,
+    next_sibling: torch.Tensor,
+    probs: torch.Tensor,
+    draft: torch.Tensor,
+    key: torch.Tensor,
+    draw_offsets: torch.Tensor,
+    draw_tokens: torch.Tensor,
+) -> TreePath:
+    """As `verify_tree_transport`, but a node is kept or not together with everything below it.
+
+    Generalises block verification (arXiv:2403.10444) from one draft per position to any number: never fewer tokens on average than token
+    by token. At most 64 draws per node. Runs on the CPU, for tensors on a GPU through the reference.
+    """
+    if isinstance(draw_offsets, torch.Tensor) and draw_offsets.numel() and int(draw_offsets.diff(dim=-1).max()) > MAX_BLOCK_DRAWS:
+        raise ValueError(f"a node has {int(draw_offsets.diff(dim=-1).max())} draws, at most {MAX_BLOCK_DRAWS} are supported; use verify_tree_transport")
+    return _verify("verify_tree_transport_block", 5 + MAX_BLOCK_DRAWS, tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens)
+
+
+def _verify(operation: str, arrays: int, tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens) -> TreePath:
     batch, nodes = _check.tensor("tokens", tokens, torch.int32, (None, None)).shape
     if nodes == 0:
         raise ValueError("tokens has no nodes (N = 0); a tree holds at least its root")
@@ -155,11 +179,11 @@ def verify_tree_transport(
     if draw_offsets is None or draw_tokens is None:
         raise ValueError(f"{'draw_offsets' if draw_offsets is None else 'draw_tokens'} is None; the draws of every node are needed")
     draws = check_draws(draw_offsets, draw_tokens, batch, nodes, tokens.device)
-    run = kernel("verify_tree_transport", tokens.device)
+    inputs = (tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens)
+    run = kernel(operation, tokens.device)
     if run is None:
-        return TreePath(*reference.verify_tree_transport(tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens))
+        return TreePath(*(t.to(tokens.device) for t in getattr(reference, operation)(*(t.cpu() for t in inputs))))
     out = TreePath.empty(batch, nodes, tokens.device)
-    workspace = torch.empty(batch, 5, KNOTS, dtype=torch.float64, device=tokens.device)
-    inputs = (t.data_ptr() for t in (tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens))
-    run(*inputs, batch, nodes, vocab, draws, workspace.data_ptr(), *(t.data_ptr() for t in out))
+    workspace = torch.empty(batch, arrays, KNOTS, dtype=torch.float64, device=tokens.device)
+    run(*(t.data_ptr() for t in inputs), batch, nodes, vocab, draws, workspace.data_ptr(), *(t.data_ptr() for t in out))
     return out

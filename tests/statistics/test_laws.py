@@ -109,14 +109,14 @@ def test_suffix_drafts(target, settings):
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize("verifier, branches", [("chain", False), ("block", False), ("recursive", False), ("recursive", True), ("transport", False), ("transport", True), ("auto", False), ("auto", True)])
+@pytest.mark.parametrize("verifier, branches", [("chain", False), ("block", False), ("recursive", False), ("recursive", True), ("transport", False), ("transport", True), ("transport_block", False), ("transport_block", True), ("auto", False), ("auto", True)])
 def test_model_drafts(target, draft_model, verifier, branches, settings):
     generator = SpeculativeGenerator(target, drafter=ModelDrafter(draft_model, branches=branches), verifier=verifier)
     assert_follows(drawn_pairs(generator, settings, 1200), exact_pair_law(target, settings))
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize("verifier", ["recursive", "transport"])
+@pytest.mark.parametrize("verifier", ["recursive", "transport", "transport_block"])
 def test_several_draws_per_node(target, verifier, settings):
     generator = SpeculativeGenerator(target, drafter=DrawnTreeDrafter(LAW, children=3), verifier=verifier)
     assert_follows(drawn_pairs(generator, settings, 4000), exact_pair_law(target, settings))

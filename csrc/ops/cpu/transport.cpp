@@ -28,8 +28,11 @@ const Kernel<TransportPlanFn> knots_kernel("transport_knots", FD_LEVELS(transpor
 const Kernel<TransportRaceFn> race_kernel("transport_race", FD_LEVELS(transport_race));
 #undef FD_LEVELS
 
-// The plan of one row, in kTransportArrays arrays of kKnots.
-TransportPlan make_plan(const float* p, const float* q, int64_t vocab, int32_t draws, double weight, double* arrays) {
+}  // namespace
+
+int32_t transport_race(const float* p, const float* q, int64_t vocab, const TransportResidual& residual, const Stream& stream) { return race_kernel.get()(p, q, vocab, residual, stream); }
+
+TransportPlan make_transport_plan(const float* p, const float* q, int64_t vocab, int32_t draws, double weight, double* arrays) {
   TransportPlan plan = transport_arrays(arrays);
   int64_t mass[kKnots];
   const TransportTotals totals = draws > 0 ? histogram_kernel.get()(p, q, vocab, mass) : TransportTotals{0, 0, false};
@@ -40,6 +43,8 @@ TransportPlan make_plan(const float* p, const float* q, int64_t vocab, int32_t d
   knots_kernel.get()(plan, mass, totals, draws, weight);
   return plan;
 }
+
+namespace {
 
 struct Kept {
   int32_t token;
@@ -55,7 +60,7 @@ Kept verify_node(const VerifyTreeTransportArgs& a, int64_t b, int32_t node) {
   const int32_t *begin = a.draw_tokens + std::max(0, offset[0]), *end = a.draw_tokens + std::min<int64_t>(offset[1], a.draws);
   int32_t draws = 0;
   for (const int32_t* d = begin; d < end; ++d) draws += uint64_t(*d) < uint64_t(a.vocab);
-  const TransportPlan plan = make_plan(p, q, a.vocab, draws, 1, a.workspace + b * kTransportArrays * kKnots);
+  const TransportPlan plan = make_transport_plan(p, q, a.vocab, draws, 1, a.workspace + b * kTransportArrays * kKnots);
   if (plan.threshold > 1) return {race_row({p, nullptr, 1, a.vocab}, last), false};
   const Stream coins = node_stream(key, node, kAccept);
   int32_t winner = -1;
@@ -67,7 +72,7 @@ Kept verify_node(const VerifyTreeTransportArgs& a, int64_t b, int32_t node) {
     if (score > best) best = score, winner = *d;
   }
   if (best >= plan.threshold) return {winner, true};
-  return {race_kernel.get()(p, q, a.vocab, transport_residual(plan.cap), last), false};
+  return {transport_race(p, q, a.vocab, transport_residual(plan.cap), last), false};
 }
 
 void verify_row(const VerifyTreeTransportArgs& a, int64_t b) {
@@ -89,7 +94,7 @@ void verify_row(const VerifyTreeTransportArgs& a, int64_t b) {
 void plan_rows(const TransportPlanArgs& a) {
   parallel_for(a.rows, 4096 / (a.vocab + 1) + 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {
-      const TransportPlan plan = make_plan(a.p + r * a.vocab, a.q + r * a.vocab, a.vocab, a.draws[r], a.weight ? a.weight[r] : 1, a.knots + r * kTransportArrays * kKnots);
+      const TransportPlan plan = make_transport_plan(a.p + r * a.vocab, a.q + r * a.vocab, a.vocab, a.draws[r], a.weight ? a.weight[r] : 1, a.knots + r * kTransportArrays * kKnots);
       a.head[3 * r] = plan.alpha;
       a.head[3 * r + 1] = plan.cap;
       a.head[3 * r + 2] = plan.threshold;

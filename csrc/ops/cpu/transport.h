@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "fastdecode/transport_grid.cuh"
+#include "fastdecode/transport_knots.cuh"
 
 namespace fastdecode {
 
@@ -27,8 +27,15 @@ struct VerifyTreeTransportArgs {
   int32_t *path, *accept_len, *next_token;             // [B, N], [B], [B]
 };
 
+constexpr int kMaxBlockDraws = 64;  // at one node, when whole trees are verified at once
+
 void transport_plan(const TransportPlanArgs& args);
 void verify_tree_transport(const VerifyTreeTransportArgs& args);
+void verify_tree_transport_block(const VerifyTreeTransportArgs& args);  // workspace [B, 5 + kMaxBlockDraws, kKnots]
+
+// The plan of one node, in 5 arrays of kKnots; a token in proportion to what it leaves of p, -1 if nothing.
+TransportPlan make_transport_plan(const float* p, const float* q, int64_t vocab, int32_t draws, double weight, double* arrays);
+int32_t transport_race(const float* p, const float* q, int64_t vocab, const TransportResidual& residual, const Stream& stream);
 
 // The passes over the vocabulary, one table of functions per instruction set.
 struct TransportTotals {

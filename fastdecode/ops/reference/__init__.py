@@ -3,6 +3,7 @@
 from fastdecode.ops.reference.kv_compact import kv_compact
 from fastdecode.ops.reference.process_probs import process_probs
 from fastdecode.ops.reference.transport import transport_plan, verify_tree_transport
+from fastdecode.ops.reference.transport_block import verify_tree_transport_block
 from fastdecode.ops.reference.tree_attention import tree_attention
 from fastdecode.ops.reference.verify_chain import verify_block, verify_chain
 from fastdecode.ops.reference.verify_tree_greedy import verify_tree_greedy
@@ -21,5 +22,6 @@ __all__ = [
     "verify_tree_point",
     "verify_tree_recursive",
     "verify_tree_transport",
+    "verify_tree_transport_block",
     "vocab_stats",
 ]

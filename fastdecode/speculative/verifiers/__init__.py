@@ -8,10 +8,10 @@ from fastdecode.speculative.request import Request
 from fastdecode.speculative.tree import DraftTree
 from fastdecode.speculative.verifiers.base import Verifier
 from fastdecode.speculative.verifiers.deterministic import GreedyVerifier, PointVerifier
-from fastdecode.speculative.verifiers.drawn import BlockVerifier, ChainVerifier, RecursiveVerifier, TransportVerifier, is_drawn_chain
+from fastdecode.speculative.verifiers.drawn import BlockVerifier, ChainVerifier, RecursiveVerifier, TransportBlockVerifier, TransportVerifier, is_drawn_chain
 
 VERIFIERS: dict[str, Verifier] = {
-    v.name: v for v in (GreedyVerifier(), PointVerifier(), ChainVerifier(), BlockVerifier(), RecursiveVerifier(True), RecursiveVerifier(False), TransportVerifier())
+    v.name: v for v in (GreedyVerifier(), PointVerifier(), ChainVerifier(), BlockVerifier(), RecursiveVerifier(True), RecursiveVerifier(False), TransportVerifier(), TransportBlockVerifier())
 }
 
 __all__ = ["VERIFIERS", "Verifier", "choose_verifier", "make_verifier"]

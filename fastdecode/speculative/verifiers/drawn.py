@@ -86,16 +86,24 @@ class RecursiveVerifier:
 
 
 class TransportVerifier:
-    """Keeps one of the draws of each node with the highest chance that an exact rule can have (`ops.verify_tree_transport`)."""
+    """Keeps one of the draws of each node with the highest chance that an exact rule can have (optimal transport)."""
 
     name, lossless = "transport", True
+    _operation = staticmethod(ops.verify_tree_transport)
 
     def verify(self, tree: DraftTree, logits: torch.Tensor, requests: Sequence[Request], round_number: int) -> TreePath:
         probs = probs_of(tree, logits, requests)
         laws = draft_laws(tree, probs.shape[2], probs.device)
         offsets, tokens = _flat_draws(tree)
         keys = round_keys(requests, round_number, probs.device)
-        return ops.verify_tree_transport(tree.tokens, tree.first_child, tree.next_sibling, probs, laws, keys, offsets.to(probs.device), tokens.to(probs.device))
+        return self._operation(tree.tokens, tree.first_child, tree.next_sibling, probs, laws, keys, offsets.to(probs.device), tokens.to(probs.device))
+
+
+class TransportBlockVerifier(TransportVerifier):
+    """The same over whole trees: a node is kept or not together with everything below it, so that more tokens are kept."""
+
+    name = "transport_block"
+    _operation = staticmethod(ops.verify_tree_transport_block)
 
 
 def _flat_draws(tree: DraftTree) -> tuple[torch.Tensor, torch.Tensor]:
