@@ -58,17 +58,19 @@ class Draft:
 
 
 class Draws(NamedTuple):
-    """Independent draws made at one node from one law.
+    """Draws made at one node from one law.
 
     Attributes:
         node: index of the node in its draft, -1 for the pending token.
         tokens: drawn ids in the order they were drawn, repeats included; any of them may be missing from the tree.
         law: float32 [V], exactly the law they were drawn from.
+        replacement: whether they are independent; else every token was drawn from what the ones before it left of the law.
     """
 
     node: int
     tokens: Sequence[int]
     law: torch.Tensor
+    replacement: bool = True
 
 
 def merge(drafts: Sequence[Draft], max_nodes: int) -> Draft:

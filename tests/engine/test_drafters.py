@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from fastdecode.speculative.drafters import Budget, CompositeDrafter, PromptLookupDrafter, SuffixDrafter
+from fastdecode.speculative.drafters.drawn_tree import DrawnTree, as_independent, draw, draw_distinct, draws_for, random_numbers
 from fastdecode.speculative.tree import Draft, DraftTree, Draws, merge
+from tests.laws import assert_follows, random_laws
 from tests.models import random_prompt
 from tests.trees import random_trees
 
@@ -186,3 +188,49 @@ def test_tree_identities(nodes):
             assert len({int(tree.tokens[b, c]) for c in children}) == len(children)
             ancestors = [i for i in range(1, nodes) if visible[b, node, i]]
             assert tree.path_tokens(b, node) == [int(tree.tokens[b, i]) for i in ancestors]
+
+
+def test_draws_follow_their_law():
+    law = torch.tensor([0.4, 0.0, 0.3, 0.2, 0.1])
+    tokens = torch.tensor(draw(law, 20_000, random_numbers((1, -5, 3, 1))))
+    assert_follows(tokens, law)
+    assert draw(law, 5, random_numbers((1, -5, 3, 1))) == tokens[:5].tolist()  # counted, not remembered
+    pairs = torch.tensor([draw_distinct(law, 2, random_numbers((1, i, 3, 1))) for i in range(4000)])
+    want = law[:, None] * law / (1 - law[:, None])
+    want.fill_diagonal_(0)
+    assert_follows(pairs[:, 0] * 5 + pairs[:, 1], want.flatten())
+    assert sorted(draw_distinct(law, 9, random_numbers((0, 0, 0, 0)))) == [0, 2, 3, 4]
+
+
+def test_distinct_draws_become_independent_ones():
+    """The first tokens of the stream keep their order, and any place of the stream has the law."""
+    law = torch.tensor([0.6, 0.2, 0.15, 0.05])
+    streams = []
+    for i in range(6000):
+        drawn = draw_distinct(law, 3, random_numbers((0, i, 0, 0)))
+        stream = as_independent(Draws(-1, drawn, law, False), random_numbers((1, i, 0, 0)))
+        assert list(dict.fromkeys(stream))[:3] == drawn[: len(set(stream))]
+        streams.append(stream)
+    assert len({len(s) for s in streams}) == 1 and len(streams[0]) > 3
+    pairs = torch.tensor([s[1] * 4 + s[2] for s in streams])
+    assert_follows(pairs, (law[:, None] * law).flatten())
+
+
+def test_more_draws_than_room_for_children():
+    flat, peaked = torch.full((1000,), 1e-3), torch.tensor([0.97, 0.01, 0.01, 0.01])
+    assert draws_for(flat, 4) == 4 and draws_for(peaked, 3) == 64 and draws_for(peaked, 1) == 1
+    for children in (1, 2, 5):
+        counts = [draws_for(random_laws(50, seed=s), children) for s in range(20)]
+        assert min(counts) >= children and max(counts) <= 64
+
+
+def test_drawn_trees_keep_to_their_budget():
+    laws = random_laws(40, 30, seed=2)
+    tree = DrawnTree(nodes=13, depth=4, key=(0, 0, 0, 1))
+    while tree.growing:
+        tree.grow(laws[: 1 + len(tree.tokens)])
+    draft = tree.draft()
+    assert 4 <= len(draft) <= 13 and draft.depth <= 4
+    assert {d.node for d in draft.draws} <= {-1, *range(len(draft))} and all(d.law is not None for d in draft.draws)
+    for token, parent in zip(draft.tokens.tolist(), draft.parents.tolist()):
+        assert token in next(d.tokens for d in draft.draws if d.node == parent)

@@ -116,6 +116,20 @@ def test_model_drafts(target, draft_model, verifier, branches, settings):
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("verifier", ["recursive_without_replacement", "transport", "transport_block", "auto"])
+def test_distinct_drafts(target, draft_model, verifier, settings):
+    generator = SpeculativeGenerator(target, drafter=ModelDrafter(draft_model, replacement=False), verifier=verifier)
+    assert_follows(drawn_pairs(generator, settings, 1200), exact_pair_law(target, settings))
+
+
+def test_rules_for_the_other_kind_of_draws_are_refused(target, draft_model):
+    for replacement, verifier in ((False, "recursive"), (True, "recursive_without_replacement")):
+        generator = SpeculativeGenerator(target, drafter=ModelDrafter(draft_model, replacement=replacement), verifier=verifier)
+        with pytest.raises(ValueError, match="is for draws with.* replacement, the drafter made the others"):
+            generator.generate(PROMPT, seed=1, speculate=12, **sampling(SETTINGS["plain"]))
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("verifier", ["recursive", "transport", "transport_block"])
 def test_several_draws_per_node(target, verifier, settings):
     generator = SpeculativeGenerator(target, drafter=DrawnTreeDrafter(LAW, children=3), verifier=verifier)

@@ -14,7 +14,7 @@
 namespace fastdecode {
 
 // What the stream is for: the last word of a key. Values are part of the reproducibility promise; never renumber.
-enum Purpose : int64_t { kTarget = 0, kDraft = 1, kAccept = 2, kResidual = 3 };
+enum Purpose : int64_t { kTarget = 0, kDraft = 1, kAccept = 2, kResidual = 3 };  // 4 is used in Python
 
 struct Words {
   uint32_t w[4];

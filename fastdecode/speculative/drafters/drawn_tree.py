@@ -30,12 +30,43 @@ def draws_for(law: torch.Tensor, children: int) -> int:
     return max(1, int(np.searchsorted(distinct, children + 1e-9, side="right")))
 
 
-def draw(law: torch.Tensor, count: int, key: Sequence[int]) -> list[int]:
-    """Independent draws from law [V], from the random numbers of a key (four words)."""
-    uniform = np.random.Generator(np.random.Philox(key=np.array(key[:2]).astype(np.uint64), counter=[0, 0, *np.array(key[2:]).astype(np.uint64)])).random(count)
+def random_numbers(key: Sequence[int]) -> np.random.Generator:
+    """Of a key of four words; the same numbers whatever else is drawn."""
+    words = np.array(key).astype(np.uint64)
+    return np.random.Generator(np.random.Philox(key=words[:2], counter=[0, 0, *words[2:]]))
+
+
+def draw(law: torch.Tensor, count: int, numbers: np.random.Generator) -> list[int]:
+    """Independent draws from law [V]."""
     sums = law.double().cumsum(0)
-    picked = torch.searchsorted(sums, torch.from_numpy(uniform) * sums[-1], right=True)
+    picked = torch.searchsorted(sums, torch.from_numpy(numbers.random(count)) * sums[-1], right=True)
     return picked.clamp_(max=int(law.nonzero()[-1])).tolist()
+
+
+def draw_distinct(law: torch.Tensor, count: int, numbers: np.random.Generator) -> list[int]:
+    """Draws without replacement from law [V]: the first arrivals of a race in which token v finishes at an Exp(law_v) time."""
+    possible = law.nonzero()[:, 0]
+    times = torch.from_numpy(numbers.exponential(size=len(possible))) / law[possible].double()
+    return possible[times.argsort()[:count]].tolist()
+
+
+def as_independent(draws: Draws, numbers: np.random.Generator) -> list[int]:
+    """Independent draws in which the tokens of draws without replacement are those that appear first, in their order.
+
+    Between two of them repeats of the earlier ones are put in, as often and in such proportion as independent draws have them; as many
+    draws follow as bring the stream half-way to the length at which that many distinct tokens are usual.
+    """
+    law = draws.law.double() / draws.law.double().sum()
+    length = len(draws.tokens) + (draws_for(draws.law, len(draws.tokens)) - len(draws.tokens)) // 2
+    stream: list[int] = []
+    for i, token in enumerate(draws.tokens):
+        stream.append(token)
+        seen = torch.tensor(draws.tokens[: i + 1])
+        mass = min(float(law[seen].sum()), 1 - 1e-12)
+        repeats = min(length, int(numbers.geometric(1 - mass)) - 1)
+        if i + 1 < len(draws.tokens):
+            stream += [draws.tokens[j] for j in draw(law[seen], repeats, numbers)]
+    return stream[:length] + draw(law, max(0, length - len(stream)), numbers)
 
 
 class DrawnTree:
@@ -44,11 +75,12 @@ class DrawnTree:
     Args:
         nodes: how many it may hold. depth: how many levels it will get.
         key: seed and request words of the random numbers, round, purpose.
+        replacement: whether draws are independent, or distinct and then no more than there is room for.
     """
 
-    def __init__(self, nodes: int, depth: int, key: tuple[int, int, int, int]):
+    def __init__(self, nodes: int, depth: int, key: tuple[int, int, int, int], replacement: bool = True):
         self.width = max(1, nodes // max(1, depth))
-        self.room, self.levels, self.key = nodes, depth, key
+        self.room, self.levels, self.key, self.replacement = nodes, depth, key, replacement
         self.tokens: list[int] = []
         self.parents: list[int] = []
         self.scores: list[float] = []
@@ -68,8 +100,9 @@ class DrawnTree:
             law = laws[node + 1]
             if not bool(torch.isfinite(law).all()) or float(law.sum()) <= 0:
                 continue
-            drawn = draw(law, draws_for(law, share), (*self.key[:2], self.key[2] << 32 | len(self.draws), self.key[3]))
-            self.draws.append(Draws(node, drawn, law))
+            numbers = random_numbers((*self.key[:2], self.key[2] << 32 | len(self.draws), self.key[3]))
+            drawn = draw(law, draws_for(law, share), numbers) if self.replacement else draw_distinct(law, share, numbers)
+            self.draws.append(Draws(node, drawn, law, self.replacement))
             for token in drawn:
                 candidates[node, token] = weight * float(law[token])
         best = sorted(candidates, key=candidates.__getitem__, reverse=True)[: min(self.width, self.room)]

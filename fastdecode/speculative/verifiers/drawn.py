@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Callable, Sequence
 
 import torch
 
 from fastdecode import ops
 from fastdecode.ops import TreePath
 from fastdecode.speculative.request import Request
-from fastdecode.speculative.tree import DraftTree
+from fastdecode.speculative.drafters.drawn_tree import as_independent, random_numbers
+from fastdecode.speculative.tree import DraftTree, Draws
 from fastdecode.speculative.verifiers.base import probs_of, round_keys
+
+STREAM = 4  # purpose word of the random numbers that turn draws without replacement into independent ones, see philox.cuh
 
 
 def is_drawn_chain(tree: DraftTree) -> bool:
@@ -76,6 +79,8 @@ class RecursiveVerifier:
 
     def verify(self, tree: DraftTree, logits: torch.Tensor, requests: Sequence[Request], round_number: int) -> TreePath:
         _require_drawn(self.name, tree)
+        if any(len(d.tokens) > 1 and d.replacement != self.replacement for row in tree.draws for d in row.values()):
+            raise ValueError(f"verifier={self.name!r} is for draws {'with' if self.replacement else 'without'} replacement, the drafter made the others; use verifier='auto'")
         probs = probs_of(tree, logits, requests)
         laws = draft_laws(tree, probs.shape[2], probs.device)
         offsets, tokens = _flat_draws(tree)
@@ -94,7 +99,7 @@ class TransportVerifier:
     def verify(self, tree: DraftTree, logits: torch.Tensor, requests: Sequence[Request], round_number: int) -> TreePath:
         probs = probs_of(tree, logits, requests)
         laws = draft_laws(tree, probs.shape[2], probs.device)
-        offsets, tokens = _flat_draws(tree)
+        offsets, tokens = _flat_draws(tree, lambda b, node, draws: as_independent(draws, random_numbers((*requests[b].key, round_number << 32 | node, STREAM))))
         keys = round_keys(requests, round_number, probs.device)
         return self._operation(tree.tokens, tree.first_child, tree.next_sibling, probs, laws, keys, offsets.to(probs.device), tokens.to(probs.device))
 
@@ -106,14 +111,16 @@ class TransportBlockVerifier(TransportVerifier):
     _operation = staticmethod(ops.verify_tree_transport_block)
 
 
-def _flat_draws(tree: DraftTree) -> tuple[torch.Tensor, torch.Tensor]:
-    """int32 [B, N + 1] offsets and int32 [T] drawn ids of all nodes."""
+def _flat_draws(tree: DraftTree, independent: Callable[[int, int, Draws], list[int]] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """int32 [B, N + 1] offsets and int32 [T] drawn ids of all nodes; `independent` replaces draws without replacement."""
     flat: list[int] = []
     offsets = []
-    for row in tree.draws:
+    for b, row in enumerate(tree.draws):
         starts = [len(flat)]
         for node in range(tree.shape[1]):
-            flat += row[node].tokens if node in row else ()
+            draws = row.get(node)
+            if draws:
+                flat += draws.tokens if draws.replacement or not independent else independent(b, node, draws)
             starts.append(len(flat))
         offsets.append(starts)
     return torch.tensor(offsets, dtype=torch.int32), torch.tensor(flat, dtype=torch.int32)

@@ -1,0 +1,82 @@
+"""Tokens per round of verification rules for drawn trees, on the Spec-Bench prompts, with a draft made of the model itself.
+
+    python -m bench.acceptance_length --model DIR [--without-layers 12,18] [--temperatures 0.8,1.0] [--nodes 32] [--depth 4]
+                                      [--new-tokens 48] [--limit N] [--json FILE]
+
+All rules get trees of the same size from the same laws: independent draws for recursive, transport and transport_block, distinct
+ones for recursive_without_replacement. Differences to the last are paired over prompts, with a 95 % bootstrap interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import random
+import statistics
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fastdecode import SpeculativeGenerator
+from fastdecode.acceptance import without_layers
+from fastdecode.benchmark import chat_ids, header, load_prompts
+from fastdecode.speculative.drafters import ModelDrafter
+
+PROMPTS = Path(__file__).parent / "data/spec_bench_120.jsonl"
+RULES = {"recursive_without_replacement": False, "recursive": True, "transport": True, "transport_block": True}  # name -> independent draws
+BASE = "recursive_without_replacement"
+
+
+def lengths(generator: SpeculativeGenerator, prompts, nodes: int, new_tokens: int, temperature: float) -> list[tuple[int, int]]:
+    """(tokens, rounds) per prompt."""
+    settings = dict(max_new_tokens=new_tokens, eos_token_id=-1, do_sample=True, temperature=temperature, top_k=0, speculate=nodes, seed=0)
+    stats = [generator.generate(ids, **settings).stats for _, ids in prompts]
+    return [(s.emitted, s.rounds) for s in stats]
+
+
+def summary(prompts, samples: list[tuple[int, int]], base: list[tuple[int, int]], draws: int = 2000) -> dict:
+    mean = lambda rows: sum(t for t, _ in rows) / sum(r for _, r in rows)
+    categories = sorted({c for c, _ in prompts})
+    groups = {c: [i for i, (category, _) in enumerate(prompts) if category == c] for c in categories}
+    overall = lambda rows, chosen: statistics.fmean(mean([rows[i] for i in chosen[c]]) for c in categories)
+    generator = random.Random(0)
+    boot = sorted(overall(samples, chosen) - overall(base, chosen) for chosen in ({c: generator.choices(g, k=len(g)) for c, g in groups.items()} for _ in range(draws)))
+    return {
+        "tokens_per_round": overall(samples, groups),
+        "per_category": {c: mean([samples[i] for i in g]) for c, g in groups.items()},
+        "more_than_base": overall(samples, groups) - overall(base, groups),
+        "interval": [boot[int(0.025 * draws)], boot[int(0.975 * draws)]],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--without-layers", default="12,18")
+    parser.add_argument("--temperatures", default="0.8,1.0")
+    parser.add_argument("--nodes", type=int, default=32)
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--new-tokens", type=int, default=48)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype="bfloat16").eval()
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    draft = without_layers(copy.deepcopy(model), [int(i) for i in args.without_layers.split(",")])
+    prompts = [(category, chat_ids(tokenizer, text)) for category, text in load_prompts(PROMPTS, args.limit)]
+    report = {**header(), "settings": {**vars(args), "json": None}, "temperatures": {}}
+    for temperature in map(float, args.temperatures.split(",")):
+        rows = {}
+        for rule, replacement in RULES.items():
+            drafter = ModelDrafter(draft, num_tokens=args.depth, replacement=replacement)
+            generator = SpeculativeGenerator(model, tokenizer, drafter=drafter, verifier=rule, max_draft=args.nodes, min_score=0.0)
+            rows[rule] = lengths(generator, prompts, args.nodes, args.new_tokens, temperature)
+            print(temperature, rule, json.dumps(summary(prompts, rows[rule], rows[BASE])), flush=True)
+        report["temperatures"][temperature] = {rule: summary(prompts, samples, rows[BASE]) for rule, samples in rows.items()}
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
