@@ -38,16 +38,22 @@ def random_numbers(key: Sequence[int]) -> np.random.Generator:
 
 def draw(law: torch.Tensor, count: int, numbers: np.random.Generator) -> list[int]:
     """Independent draws from law [V]."""
-    sums = law.double().cumsum(0)
-    picked = torch.searchsorted(sums, torch.from_numpy(numbers.random(count)) * sums[-1], right=True)
-    return picked.clamp_(max=int(law.nonzero()[-1])).tolist()
+    sums = np.cumsum(law.numpy(), dtype=np.float64)
+    return _at(sums, numbers.random(count)).tolist()
+
+
+def _at(sums: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """Ids at which running sums [V] pass these parts of the total."""
+    return np.minimum(np.searchsorted(sums, uniform * sums[-1], side="right"), np.searchsorted(sums, sums[-1]))
 
 
 def draw_distinct(law: torch.Tensor, count: int, numbers: np.random.Generator) -> list[int]:
     """Draws without replacement from law [V]: the first arrivals of a race in which token v finishes at an Exp(law_v) time."""
-    possible = law.nonzero()[:, 0]
-    times = torch.from_numpy(numbers.exponential(size=len(possible))) / law[possible].double()
-    return possible[times.argsort()[:count]].tolist()
+    masses = law.numpy()
+    possible = np.flatnonzero(masses)
+    times = numbers.exponential(size=len(possible)) / masses[possible]
+    first = np.argpartition(times, min(count, len(times)) - 1)[:count]
+    return possible[first[times[first].argsort()]].tolist()
 
 
 def as_independent(draws: Draws, numbers: np.random.Generator) -> list[int]:
@@ -98,7 +104,7 @@ class DrawnTree:
         candidates: dict[tuple[int, int], float] = {}
         for node, weight, share in zip(self.frontier, weights.tolist(), shares.tolist()):
             law = laws[node + 1]
-            if not bool(torch.isfinite(law).all()) or float(law.sum()) <= 0:
+            if not 0 < float(law.numpy().sum()) < np.inf:  # NaN is in no interval
                 continue
             numbers = random_numbers((*self.key[:2], self.key[2] << 32 | len(self.draws), self.key[3]))
             drawn = draw(law, draws_for(law, share), numbers) if self.replacement else draw_distinct(law, share, numbers)

@@ -23,12 +23,13 @@ def is_drawn_chain(tree: DraftTree) -> bool:
 
 
 def draft_laws(tree: DraftTree, vocab: int, device: torch.device) -> torch.Tensor:
-    """float32 [B, N, V], row i = the law that the children of node i were drawn from; zero where nothing was drawn."""
-    laws = torch.zeros(*tree.shape, vocab, device=device)
+    """float32 [B, N, V], row i = the law that the children of node i were drawn from; anything where nothing was drawn."""
+    laws = torch.empty(*tree.shape, vocab)
+    rows = laws.numpy()  # plain copies: a team of threads would cost more than a row does
     for b, row in enumerate(tree.draws):
         for node, draws in row.items():
-            laws[b, node] = draws.law
-    return laws
+            rows[b, node] = draws.law.cpu().numpy()
+    return laws.to(device)
 
 
 def _require_drawn(name: str, tree: DraftTree) -> None:
