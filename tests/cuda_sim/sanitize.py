@@ -1,8 +1,10 @@
-"""Runs the operation tests under the address and undefined-behaviour sanitizers: the CPU kernels and the CUDA sources on the host.
+"""Runs tests under sanitizers: the CPU kernels, the runtime and the CUDA sources on the host.
 
-    python tests/cuda_sim/sanitize.py
+    python tests/cuda_sim/sanitize.py                 address and undefined behaviour: operations and simulator
+    python tests/cuda_sim/sanitize.py --runtime       the same for the runtime
+    python tests/cuda_sim/sanitize.py --threads       data races in the runtime
 
-Builds the package with the sanitizers into a temporary folder; needs g++ with libasan and the source tree.
+Builds the package with the sanitizers into a temporary folder; needs g++ with their libraries and the source tree.
 """
 
 from __future__ import annotations
@@ -15,40 +17,58 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1"
+MEMORY = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1"
+RACES = "-fsanitize=thread -fno-omit-frame-pointer -O1"
 # The statistical cases repeat the same code thousands of times, and one thread order is enough here.
-SELECTION = "(scalar or avx2 or avx512 or cuda-sim-1 or shim) and not law and not accepts_more and not keeps_more"
+OPERATIONS = "(scalar or avx2 or avx512 or cuda-sim-1 or shim) and not law and not accepts_more and not keeps_more"
+
+# Without the tests that start processes of their own or load the checkpoint.
+RUNTIME = "not loading_needs and not model and not SmolLM"
 
 
 def library(name: str) -> str:
     return subprocess.check_output(["g++", f"-print-file-name={name}"], text=True).strip()
 
 
-def build_package(folder: Path) -> None:
+def build_package(folder: Path, flags: str) -> None:
     """A copy of the package with sanitized kernels, and of the tests."""
     shutil.copytree(ROOT / "fastdecode", folder / "fastdecode", ignore=shutil.ignore_patterns("*.so", "__pycache__", "_csrc"))
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
-    environment = {**os.environ, "CXX": f"g++ {FLAGS}", "FASTDECODE_CUDA": "0"}
+    environment = {**os.environ, "CXX": f"g++ {flags}", "FASTDECODE_CUDA": "0"}
     command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(folder), "--build-temp", str(folder / "objects")]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
-def run(folder: Path, tests: list[str]) -> int:
+def run(folder: Path, selection: str, tests: list[str]) -> int:
     environment = {
         **os.environ,
-        "LD_PRELOAD": f"{library('libasan.so')}:{library('libubsan.so')}:{library('libstdc++.so')}",
+        "LD_PRELOAD": ":".join(map(library, ["libasan.so", "libubsan.so", "libstdc++.so"])),
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",  # Python itself leaks on exit
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "PYTHONPATH": str(folder),
         "FASTDECODE_CSRC": str(ROOT / "csrc"),
-        "FASTDECODE_SIM_FLAGS": FLAGS,
+        "FASTDECODE_SIM_FLAGS": MEMORY,
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-r", "fE", "-k", SELECTION, *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-r", "fE", "-k", selection, *tests]
     return subprocess.run(command, cwd=folder, env=environment).returncode
 
 
+def run_threads(folder: Path) -> int:
+    """Builds the package for its objects, links those of the runtime to a program of their own and runs that."""
+    build_package(folder, RACES)
+    objects = [str(o) for o in (folder / "objects").rglob("*.o") if "bind" not in o.name]
+    program = folder / "races"
+    subprocess.run(["g++", *RACES.split(), "-std=c++17", "-fopenmp", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/include'}", str(ROOT / "tests/engine/runtime_races.cpp"), *objects, "-o", str(program)], check=True)
+    return subprocess.run(["setarch", "-R", str(program)], env={**os.environ, "TSAN_OPTIONS": "exitcode=66"}).returncode
+
+
 if __name__ == "__main__":
+    kind, tests = sys.argv[1] if sys.argv[1:2] and sys.argv[1].startswith("--") else "", [a for a in sys.argv[1:] if not a.startswith("--")]
     with tempfile.TemporaryDirectory() as name:
-        build_package(Path(name))
-        sys.exit(run(Path(name), sys.argv[1:] or ["tests/ops", "tests/cuda_sim"]))
+        if kind == "--threads":
+            sys.exit(run_threads(Path(name)))
+        build_package(Path(name), MEMORY)
+        if kind == "--runtime":
+            sys.exit(run(Path(name), RUNTIME, tests or ["tests/engine/test_native.py", "tests/engine/test_generate.py"]))
+        sys.exit(run(Path(name), OPERATIONS, tests or ["tests/ops", "tests/cuda_sim"]))
