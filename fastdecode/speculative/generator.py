@@ -72,6 +72,8 @@ class SpeculativeGenerator:
         self.verifier = make_verifier(verifier)
         self.drafter = make_drafter(drafter)
         self.target = make_target(target, model, weights)
+        if getattr(self.target, "bidirectional", False):
+            raise UnsupportedModelError("this is a masked-diffusion model: its tokens see later ones, so it cannot decode one after the other")
         self.model, self.tokenizer, self.max_draft, self.min_score = model, tokenizer, max_draft, float(min_score)
         pair_with_target(self.drafter, self.target.vocab_size, tokenizer, draft_tokenizer)
         self._lock = threading.RLock()  # one forward pass at a time: calls from several threads take turns
@@ -93,9 +95,11 @@ class SpeculativeGenerator:
             drafter = load(drafter)
         if own.get("target", "auto") != "hf" and device in (None, "cpu") and not kwargs:
             try:  # straight from the files, without a second copy of the weights
-                target = NativeTarget.from_pretrained(name_or_path, own.get("weights", "auto"), dtype)
-                return cls(target.model, tokenizer, drafter, **{**own, "target": target})
+                own["target"] = NativeTarget.from_pretrained(name_or_path, own.get("weights", "auto"), dtype)
+                return cls(own["target"].model, tokenizer, drafter, **own)
             except UnsupportedModelError:
+                if getattr(own.get("target"), "bidirectional", False):
+                    raise
                 pass  # the constructor says why, or packs the model that transformers loads
         return cls(load(name_or_path), tokenizer, drafter, **own)
 

@@ -13,6 +13,7 @@ from fastdecode.ops import VocabStats, _check
 from fastdecode.ops.vocab_stats import arguments, check_rows
 from fastdecode.speculative.tree import DraftTree
 from fastdecode.targets.base import check_model
+from fastdecode.targets.layouts import layout_of
 from fastdecode.targets.packing import element_of, pack_model, refuse_unsupported
 from fastdecode.targets.weights import CheckpointWeights, empty, skeleton
 
@@ -49,6 +50,7 @@ class NativeTarget:
     """
 
     device = torch.device("cpu")
+    bidirectional = False  # whether the model is meant to see later tokens too, and cannot decode one token after the other
 
     def __init__(self, model: PreTrainedModel, weights: str = "auto", *, checkpoint: CheckpointWeights | None = None):
         check_model(model)
@@ -73,11 +75,13 @@ class NativeTarget:
             UnsupportedModelError: as above, or the checkpoint has no safetensors files with the names of the model.
         """
         model = skeleton(name_or_path, dtype)
-        checkpoint = CheckpointWeights(name_or_path)
+        layout, _ = layout_of(name_or_path)
+        checkpoint = CheckpointWeights(name_or_path, layout.rename if layout else str)
         try:
             target = cls(model, weights, checkpoint=checkpoint)
         finally:
             checkpoint.close()
+        target.bidirectional = layout is not None
         target.release()
         return target
 

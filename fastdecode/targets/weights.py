@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack, contextmanager
 from pathlib import PurePath
-from typing import Iterator
+from typing import Callable, Iterator
 
 import torch
 from safetensors import safe_open
@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import cached_file
 
 from fastdecode.errors import UnsupportedModelError
+from fastdecode.targets.layouts import layout_of
 
 
 class CheckpointWeights:
@@ -21,12 +22,14 @@ class CheckpointWeights:
 
     Args:
         name_or_path: a directory, or a repository of the hub.
+        rename: from the name of a parameter to that of its tensor.
 
     Raises:
         UnsupportedModelError: the checkpoint has no safetensors files.
     """
 
-    def __init__(self, name_or_path: str):
+    def __init__(self, name_or_path: str, rename: Callable[[str], str] = str):
+        self._rename = rename
         self._open = ExitStack()
         self._files = {}
         for file in _weight_files(name_or_path):
@@ -40,7 +43,7 @@ class CheckpointWeights:
             UnsupportedModelError: a name is missing or has another shape.
         """
         for name, parameter in list(module.named_parameters()):
-            full = f"{prefix}.{name}" if prefix else name
+            full = self._rename(f"{prefix}.{name}" if prefix else name)
             if full not in self._files:
                 raise UnsupportedModelError(f"the checkpoint has no tensor {full!r}: its names are not those of the model")
             tensor = self._files[full].get_tensor(full)
@@ -55,7 +58,8 @@ class CheckpointWeights:
 
 def skeleton(name_or_path: str, dtype: str | torch.dtype = "auto") -> PreTrainedModel:
     """The model of a checkpoint, in eval mode, with parameters that have shapes but no memory."""
-    config = AutoConfig.from_pretrained(name_or_path)
+    layout, raw = layout_of(name_or_path)
+    config = layout.config(raw) if layout else AutoConfig.from_pretrained(name_or_path)
     if getattr(config, "quantization_config", None):
         raise UnsupportedModelError("the checkpoint is quantised")
     dtype = (config.dtype or torch.float32) if dtype == "auto" else dtype
