@@ -2,6 +2,10 @@
 
 #include <omp.h>
 
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
 #include "runtime/parallel.h"
 
 #if defined(__SANITIZE_THREAD__)
@@ -17,6 +21,37 @@ namespace fastdecode {
 namespace {
 
 constexpr int kSpins = 4000;  // some tens of microseconds: longer than the members of a phase normally differ
+
+using Clock = std::chrono::steady_clock;
+
+// How many members the next teams get.
+class TeamSize {
+ public:
+  int next(int most) {
+    if (most == 1 || rest_.load(std::memory_order_relaxed) <= 0) return most;
+    rest_.fetch_sub(1, std::memory_order_relaxed);
+    return most - 1;
+  }
+  void learn(int size, int most, double slept, double elapsed) {
+    if (size < most || elapsed < kShortest) return;
+    if (slept < kShare * size * elapsed) {
+      lost_.store(0, std::memory_order_relaxed);
+      pause_.store(kFirstPause, std::memory_order_relaxed);
+    } else if (lost_.fetch_add(1, std::memory_order_relaxed) + 1 >= kLost) {
+      lost_.store(kLost - 1, std::memory_order_relaxed);  // one bad step after the pause is enough for the next
+      const int pause = pause_.load(std::memory_order_relaxed);
+      rest_.store(pause, std::memory_order_relaxed);
+      pause_.store(std::min(2 * pause, kLongestPause), std::memory_order_relaxed);
+    }
+  }
+
+ private:
+  static constexpr double kShortest = 2e-4, kShare = 0.15;  // seconds of a step that says something; share of its time slept
+  static constexpr int kLost = 3, kFirstPause = 16, kLongestPause = 64;  // steps
+  std::atomic<int> lost_{0}, rest_{0}, pause_{kFirstPause};
+};
+
+TeamSize team_size;
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -46,18 +81,18 @@ void Team::wait(uint32_t phase) {
     if (phase_.load(std::memory_order_acquire) != phase) return;
     relax();
   }
+  const auto start = Clock::now();
   std::unique_lock<std::mutex> lock(mutex_);
   sleepers_.fetch_add(1, std::memory_order_seq_cst);
   wake_.wait(lock, [&] { return phase_.load(std::memory_order_seq_cst) != phase; });
   sleepers_.fetch_sub(1, std::memory_order_relaxed);
+  slept_.fetch_add((Clock::now() - start).count(), std::memory_order_relaxed);
 }
 
-void run_team(void (*work)(void*, Team&, int), void* context) {
-  const int wanted = omp_in_parallel() ? 1 : num_threads();
-  if (wanted == 1) {
-    Team alone(1);
-    return work(context, alone, 0);
-  }
+namespace {
+
+// The members that really came, and how long they slept.
+std::pair<int, double> run_members(int wanted, void (*work)(void*, Team&, int), void* context) {
 #if defined(__SANITIZE_THREAD__)
   // The thread sanitizer cannot see what OpenMP's library synchronises: under it the members are threads of our own.
   Team team(wanted);
@@ -65,6 +100,7 @@ void run_team(void (*work)(void*, Team&, int), void* context) {
   for (int member = 1; member < wanted; ++member) others.emplace_back(work, context, std::ref(team), member);
   work(context, team, 0);
   for (std::thread& other : others) other.join();
+  return {wanted, team.slept()};
 #else
   // The barrier must know how many threads really came, which OpenMP decides: the first one through the door builds the team.
   alignas(Team) unsigned char storage[sizeof(Team)];
@@ -75,8 +111,23 @@ void run_team(void (*work)(void*, Team&, int), void* context) {
     team = new (storage) Team(omp_get_num_threads());
     work(context, *team, omp_get_thread_num());
   }
+  const std::pair<int, double> result{team->size(), team->slept()};
   team->~Team();
+  return result;
 #endif
+}
+
+}  // namespace
+
+void run_team(void (*work)(void*, Team&, int), void* context) {
+  const int most = omp_in_parallel() ? 1 : num_threads(), wanted = team_size.next(most);
+  if (wanted == 1) {
+    Team alone(1);
+    return work(context, alone, 0);
+  }
+  const auto start = Clock::now();
+  const auto [size, slept] = run_members(wanted, work, context);
+  team_size.learn(size, most, slept, std::chrono::duration<double>(Clock::now() - start).count());
 }
 
 }  // namespace fastdecode

@@ -21,6 +21,9 @@ class Team {
   // Ends a phase: returns when every member is here; `take` starts again from 0.
   void sync();
 
+  // Seconds that members have slept at barriers, all together.
+  double slept() const { return double(slept_.load(std::memory_order_relaxed)) * 1e-9; }
+
  private:
   void wait(uint32_t phase);
 
@@ -29,11 +32,14 @@ class Team {
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<uint32_t> phase_{0};
   std::atomic<int> sleepers_{0};
+  std::atomic<int64_t> slept_{0};  // nanoseconds
   std::mutex mutex_;
   std::condition_variable wake_;
 };
 
-// Calls work(context, team, member) on every thread of the process's OpenMP team and returns when all are done.
+// Calls work(context, team, member) on the threads of the process's OpenMP team and returns when all are done. While another
+// process holds a core, a step waits for whole time slices of the scheduler at its barriers: then a smaller team is faster, and
+// the next steps get one. Results never depend on the size of the team.
 void run_team(void (*work)(void* context, Team& team, int member), void* context);
 
 // The same for a callable; only for baseline objects (templates must not appear in objects of one instruction set).
