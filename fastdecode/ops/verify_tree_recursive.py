@@ -71,6 +71,9 @@ def check_draws(offsets, flat, batch: int, nodes: int, device: torch.device) -> 
         raise ValueError(f"{'draw_offsets' if offsets is None else 'draw_tokens'} is missing; pass draw_offsets and draw_tokens together")
     _check.tensor("draw_offsets", offsets, torch.int32, (batch, nodes + 1), device)
     count = _check.tensor("draw_tokens", flat, torch.int32, (None,), device).shape[0]
-    if device.type == "cpu" and batch and not 0 <= int(offsets.min()) <= int(offsets.max()) <= count:
-        raise ValueError(f"draw_offsets spans {int(offsets.min())} ... {int(offsets.max())}, expected 0 ... {count}, the length of draw_tokens")
+    if device.type == "cpu" and batch:
+        values = offsets.numpy()
+        low, high = values.min(), values.max()
+        if low < 0 or high > count:
+            raise ValueError(f"draw_offsets spans {low} ... {high}, expected 0 ... {count}, the length of draw_tokens")
     return count

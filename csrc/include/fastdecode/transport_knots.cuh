@@ -68,6 +68,12 @@ FD_GROUP void plan_from_masses(TransportPlan& plan, uint32_t draws, double scale
   });
   group.stretch_sum(reached);
   const double worst = group.least([&](int32_t k, double* value) {
+    bool empty = true;  // such knots repeat the one before them
+    for (int i = 0; i < W; ++i) empty &= mass[k + i] == 0;
+    if (empty) {
+      for (int i = 0; i < W; ++i) value[i] = 0;
+      return;
+    }
     powers<W>(plan.right + k, draws, value);
     for (int i = 0; i < W; ++i) value[i] = scale * reached[k + i] - value[i];
   });
@@ -84,6 +90,12 @@ FD_GROUP void plan_from_masses(TransportPlan& plan, uint32_t draws, double scale
   group.sync();  // all have read what the next step overwrites
   group.each([&](int32_t k) {  // reads reached no more
     double low[W], slope[W];
+    bool empty = true;
+    for (int i = 0; i < W; ++i) empty &= mass[k + i] == 0;
+    if (empty) {
+      for (int i = 0; i < W; ++i) plan.rate[k + i] = scale * ratios[k + i] < cap ? scale * ratios[k + i] : cap, plan.need[k + i] = plan.give[k + i] = 0;
+      return;
+    }
     for (int i = 0; i < W; ++i) {
       const double left = k + i ? plan.right[k + i - 1] : 0;
       low[i] = left > plan.threshold ? left : plan.threshold;
@@ -91,7 +103,7 @@ FD_GROUP void plan_from_masses(TransportPlan& plan, uint32_t draws, double scale
     power_slopes<W>(low, plan.right + k, draws, slope);
     for (int i = 0; i < W; ++i) {
       const double right = plan.right[k + i], left = k + i ? plan.right[k + i - 1] : 0, all = scale * ratios[k + i];
-      const double base = right <= plan.threshold ? 0 : left >= plan.threshold ? slope[i] : slope[i] * (right - plan.threshold) / (right - left);
+      const double base = mass[k + i] == 0 || right <= plan.threshold ? 0 : left >= plan.threshold ? slope[i] : slope[i] * (right - plan.threshold) / (right - left);
       const double rate = all < cap ? all : cap, deficit = mass[k + i] * (rate - base);
       plan.rate[k + i] = rate;
       plan.need[k + i] = deficit >= kNoDeficit ? deficit : 0;

@@ -142,7 +142,7 @@ def plan_knots(mass: np.ndarray, right: np.ndarray, ratios: np.ndarray, n: int, 
     rate = np.minimum(scale * ratios, cap)
     slope = power_slope(np.maximum(left, threshold), right, n)
     width = np.where(right > left, right - left, 1.0)
-    base = np.where(right <= threshold, 0.0, np.where(left >= threshold, slope, slope * (right - threshold) / width))
+    base = np.where((mass == 0) | (right <= threshold), 0.0, np.where(left >= threshold, slope, slope * (right - threshold) / width))
     deficit = mass * (rate - base)
     deficit[np.abs(deficit) < ROUNDING] = 0
     return Plan(alpha, cap / scale, threshold, left, right, rate, base, running_sum(np.maximum(deficit, 0)), running_sum(np.maximum(-deficit, 0)))
