@@ -61,6 +61,11 @@ def kernel(name: str, device: torch.device) -> Callable | None:
     return _cuda_kernel(name, device)
 
 
+def runs_cuda(device: torch.device) -> bool:
+    """Whether `kernel` gives CUDA code for tensors on this device, or its simulation."""
+    return _simulator is not None or device.type != "cpu"
+
+
 def _cuda_kernel(name: str, device: torch.device) -> Callable | None:
     from fastdecode.ops import _cuda_backend
 

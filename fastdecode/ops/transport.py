@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from fastdecode import _C
 from fastdecode.ops import _check, reference
-from fastdecode.ops._dispatch import kernel
+from fastdecode.ops._dispatch import kernel, runs_cuda
 from fastdecode.ops.reference import acceptance
 from fastdecode.ops.reference.transport import KNOTS
 from fastdecode.ops.verify_tree_greedy import TreePath
@@ -144,7 +145,7 @@ def verify_tree_transport(
     Raises:
         TypeError, ValueError: wrong dtype, shape, device or layout.
     """
-    return _verify("verify_tree_transport", 5, tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens)
+    return _verify("verify_tree_transport", 0, tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens)
 
 
 def verify_tree_transport_block(
@@ -164,10 +165,10 @@ def verify_tree_transport_block(
     """
     if isinstance(draw_offsets, torch.Tensor) and draw_offsets.numel() and int(draw_offsets.diff(dim=-1).max()) > MAX_BLOCK_DRAWS:
         raise ValueError(f"a node has {int(draw_offsets.diff(dim=-1).max())} draws, at most {MAX_BLOCK_DRAWS} are supported; use verify_tree_transport")
-    return _verify("verify_tree_transport_block", 5 + MAX_BLOCK_DRAWS, tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens)
+    return _verify("verify_tree_transport_block", _C.num_threads() * (5 + MAX_BLOCK_DRAWS), tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens)
 
 
-def _verify(operation: str, arrays: int, tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens) -> TreePath:
+def _verify(operation: str, cpu_arrays: int, tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens) -> TreePath:
     batch, nodes = _check.tensor("tokens", tokens, torch.int32, (None, None)).shape
     if nodes == 0:
         raise ValueError("tokens has no nodes (N = 0); a tree holds at least its root")
@@ -184,6 +185,6 @@ def _verify(operation: str, arrays: int, tokens, first_child, next_sibling, prob
     if run is None:
         return TreePath(*(t.to(tokens.device) for t in getattr(reference, operation)(*(t.cpu() for t in inputs))))
     out = TreePath.empty(batch, nodes, tokens.device)
-    workspace = torch.empty(batch, arrays, KNOTS, dtype=torch.float64, device=tokens.device)
+    workspace = torch.empty(5 * batch if runs_cuda(tokens.device) else cpu_arrays, KNOTS, dtype=torch.float64, device=tokens.device)
     run(*(t.data_ptr() for t in inputs), batch, nodes, vocab, draws, workspace.data_ptr(), *(t.data_ptr() for t in out))
     return out

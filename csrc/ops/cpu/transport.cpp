@@ -60,7 +60,8 @@ Kept verify_node(const VerifyTreeTransportArgs& a, int64_t b, int32_t node) {
   const int32_t *begin = a.draw_tokens + std::max(0, offset[0]), *end = a.draw_tokens + std::min<int64_t>(offset[1], a.draws);
   int32_t draws = 0;
   for (const int32_t* d = begin; d < end; ++d) draws += uint64_t(*d) < uint64_t(a.vocab);
-  const TransportPlan plan = make_transport_plan(p, q, a.vocab, draws, 1, a.workspace + b * kTransportArrays * kKnots);
+  double arrays[kTransportArrays * kKnots];
+  const TransportPlan plan = make_transport_plan(p, q, a.vocab, draws, 1, arrays);
   if (plan.threshold > 1) return {race_row({p, nullptr, 1, a.vocab}, last), false};
   const Stream coins = node_stream(key, node, kAccept);
   int32_t winner = -1;

@@ -23,7 +23,7 @@ struct VerifyTreeTransportArgs {
   const int64_t* key;                                  // [B, 4]
   const int32_t *draw_offsets, *draw_tokens;           // [B, N + 1], [T]
   int64_t batch, nodes, vocab, draws;                  // draws: T
-  double* workspace;                                   // [B, 5, kKnots]
+  double* workspace;                                   // CUDA: [B, 5, kKnots]
   int32_t *path, *accept_len, *next_token;             // [B, N], [B], [B]
 };
 
@@ -31,7 +31,7 @@ constexpr int kMaxBlockDraws = 64;  // at one node, when whole trees are verifie
 
 void transport_plan(const TransportPlanArgs& args);
 void verify_tree_transport(const VerifyTreeTransportArgs& args);
-void verify_tree_transport_block(const VerifyTreeTransportArgs& args);  // workspace [B, 5 + kMaxBlockDraws, kKnots]
+void verify_tree_transport_block(const VerifyTreeTransportArgs& args);  // workspace [threads, 5 + kMaxBlockDraws, kKnots]
 
 // The plan of one node, in 5 arrays of kKnots; a token in proportion to what it leaves of p, -1 if nothing.
 TransportPlan make_transport_plan(const float* p, const float* q, int64_t vocab, int32_t draws, double weight, double* arrays);

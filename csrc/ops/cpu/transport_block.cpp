@@ -105,8 +105,8 @@ void integrate(const TransportPlan& plan, int32_t knot, const double* sums, Draw
 
 class Block {
  public:
-  Block(const VerifyTreeTransportArgs& args, int64_t b)
-      : a_(args), row_(b * args.nodes), b_(b), arrays_(args.workspace + b * (kTransportArrays + kMaxBlockDraws) * kKnots), sums_(arrays_ + kTransportArrays * kKnots), key_(args.key + 4 * b), coins_{key_[0], key_[1], key_[2], kAccept}, path_(args.path + row_) {}
+  Block(const VerifyTreeTransportArgs& args, int64_t b, int thread)
+      : a_(args), row_(b * args.nodes), b_(b), arrays_(args.workspace + thread * (kTransportArrays + kMaxBlockDraws) * kKnots), sums_(arrays_ + kTransportArrays * kKnots), key_(args.key + 4 * b), coins_{key_[0], key_[1], key_[2], kAccept}, path_(args.path + row_) {}
 
   void run() {
     std::fill(path_, path_ + a_.nodes, -1);
@@ -202,8 +202,8 @@ class Block {
 };
 
 void verify(const VerifyTreeTransportArgs& a) {
-  parallel_for(a.batch, 4096 / (a.vocab + 1) + 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t b = begin; b < end; ++b) Block(a, b).run();
+  parallel_for(a.batch, 4096 / (a.vocab + 1) + 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t b = begin; b < end; ++b) Block(a, b, thread).run();
   });
 }
 

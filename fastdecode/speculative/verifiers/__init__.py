@@ -28,8 +28,8 @@ def make_verifier(verifier: str | Verifier) -> Verifier | None:
     return verifier
 
 
-def choose_verifier(forced: Verifier | None, tree: DraftTree, requests: Sequence[Request]) -> Verifier:
-    """The rule for this round.
+def choose_verifier(forced: Verifier | None, tree: DraftTree, requests: Sequence[Request], device: str = "cpu") -> Verifier:
+    """The rule for this round; `device` is where the logits are.
 
     Raises:
         ValueError: the forced verifier does not fit the way tokens are chosen.
@@ -43,4 +43,6 @@ def choose_verifier(forced: Verifier | None, tree: DraftTree, requests: Sequence
         return forced
     if not tree.drawn:
         return VERIFIERS["point"]
-    return VERIFIERS["block" if is_drawn_chain(tree) else "transport"]
+    if is_drawn_chain(tree):
+        return VERIFIERS["block"]
+    return VERIFIERS["transport_block" if device == "cpu" else "transport"]  # whole trees are verified by compiled code on the CPU only
