@@ -46,7 +46,8 @@ class TransportPlan(NamedTuple):
 def transport_alpha(p: torch.Tensor, q: torch.Tensor, n: int, rule: str = "iid") -> float | torch.Tensor:
     """Chance that one of n drafts is kept: the optimum of any exact rule, or what a known verifier reaches.
 
-    A diagnostic in double precision; `transport_plan` gives the rate of the fast rule, at most 1e-4 below "iid" on real laws.
+    A diagnostic in double precision; `transport_plan` gives the rate of the fast rule, below "iid" by what its grid costs (see
+    docs/transport.md).
 
     Args:
         p, q: [V] or [R, V], target and draft laws; rows are normalised.
@@ -121,7 +122,7 @@ def verify_tree_transport(
 ) -> TreePath:
     """Optimal-transport verification of trees whose children were drawn independently from a draft law.
 
-    At each node one of the draws is kept with the highest chance that any exact rule has (within 1e-4), else a token comes from
+    At each node one of the draws is kept with the highest chance that any exact rule has (but for the width of a grid, see docs/transport.md), else a token comes from
     what is left of the target's law. Every draw gets a score, uniform on [0, 1]: a position in the interval of its ratio
     p/q, now and then exchanged with another interval's; the highest score wins if it reaches a threshold. The method follows
     the implementability of reduced-form auctions (Border 1991); the optimum is that of Hu et al. (arXiv:2502.18779). Tokens of the tree
