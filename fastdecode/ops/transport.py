@@ -69,6 +69,8 @@ def transport_alpha(p: torch.Tensor, q: torch.Tensor, n: int, rule: str = "iid")
         raise ValueError(f"p and q have shapes {list(p.shape)} and {list(q.shape)}, expected the same [V] or [R, V]")
     if not isinstance(n, int) or isinstance(n, bool) or n < 0:
         raise ValueError(f"n={n!r} must be an integer of at least 0")
+    if not isinstance(rule, str):
+        raise TypeError(f"rule is {type(rule).__name__}, expected a str such as 'iid'")
     hybrid = rule.startswith("hybrid:") and rule[7:].isdigit()
     if rule not in ("iid", "without_replacement", *VERIFIERS) and not hybrid:
         raise ValueError(f"rule={rule!r} is unknown: use iid, without_replacement, hybrid:k, {', '.join(VERIFIERS)}")
@@ -102,6 +104,10 @@ def transport_plan(p: torch.Tensor, q: torch.Tensor, draws: torch.Tensor, weight
     _check.tensor("draws", draws, torch.int32, (rows,), p.device)
     if weight is not None:
         _check.tensor("weight", weight, torch.float64, (rows,), p.device)
+        if not bool(((weight > 0) & (weight <= 1)).all()):
+            raise ValueError(f"weight={weight.tolist()} must lie above 0 and at most at 1: the part of p that a node has to emit")
+    if rows and int(draws.min()) < 0:
+        raise ValueError(f"draws={draws.tolist()} must not be negative; 0 means that nothing was drawn")
     run = kernel("transport_plan", p.device)
     if run is None:
         return TransportPlan(*reference.transport_plan(p, q, draws, weight))
@@ -122,8 +128,8 @@ def verify_tree_transport(
 ) -> TreePath:
     """Optimal-transport verification of trees whose children were drawn independently from a draft law.
 
-    At each node one of the draws is kept with the highest chance that any exact rule has (but for the width of a grid, see docs/transport.md), else a token comes from
-    what is left of the target's law. Every draw gets a score, uniform on [0, 1]: a position in the interval of its ratio
+    At each node one of the draws is kept with the highest chance that any exact rule has (but for the width of a grid, see
+    docs/transport.md), else a token comes from what is left of the target's law. Every draw gets a score, uniform on [0, 1]: a position in the interval of its ratio
     p/q, now and then exchanged with another interval's; the highest score wins if it reaches a threshold. The method follows
     the implementability of reduced-form auctions (Border 1991); the optimum is that of Hu et al. (arXiv:2502.18779). Tokens of the tree
     that were not drawn (deterministic children) must have no mass in `draft`; they are reached through what is left of the target.

@@ -24,7 +24,7 @@ from fastdecode.targets import make_target
 from fastdecode.targets.base import TargetModel
 from fastdecode.targets.native import NativeTarget
 
-DEFAULT_DRAFT = 16
+DEFAULT_DRAFT, LARGEST_DRAFT = 16, 4096
 
 
 class SpeculativeGenerator:
@@ -65,8 +65,8 @@ class SpeculativeGenerator:
         weights: str = "auto",
         draft_tokenizer=None,
     ):
-        if not _is_count(max_draft):
-            raise ValueError(f"max_draft={max_draft!r} must be an integer of at least 0")
+        if not _is_count(max_draft) or max_draft > LARGEST_DRAFT:
+            raise ValueError(f"max_draft={max_draft!r} must be an integer from 0 to {LARGEST_DRAFT}")
         if not isinstance(min_score, (int, float)) or isinstance(min_score, bool) or not 0 <= min_score <= 1:
             raise ValueError(f"min_score={min_score!r} must lie between 0 and 1")
         self.verifier = make_verifier(verifier)
@@ -185,8 +185,8 @@ class SpeculativeGenerator:
             return self.max_draft
         if speculate is False:
             return 0
-        if not _is_count(speculate):
-            raise ValueError(f"speculate={speculate!r} must be 'auto', True, False or the number of draft tokens per round")
+        if not _is_count(speculate) or speculate > LARGEST_DRAFT:
+            raise ValueError(f"speculate={speculate!r} must be 'auto', True, False or the number of draft tokens per round, at most {LARGEST_DRAFT}")
         return speculate
 
     def _result(self, request: Request, logprobs, scores) -> GenerationResult:

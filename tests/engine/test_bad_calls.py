@@ -285,3 +285,12 @@ def test_custom_generate_past_the_context(llama):
     generator = SpeculativeGenerator(llama)
     with pytest.raises(ValueError, match="exceeds the model's context of 512"):
         llama.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=600, custom_generate=generator.custom_generate)
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda g: g.generate([1, 2], speculate=10**9), "speculate=1000000000 must be .* at most 4096"),
+    (lambda g: SpeculativeGenerator(g.model, max_draft=10**9), "max_draft=1000000000 must be an integer from 0 to 4096"),
+])  # fmt: skip
+def test_drafts_that_no_cache_could_hold(make, message, llama):
+    with pytest.raises(ValueError, match=message):
+        make(SpeculativeGenerator(llama))

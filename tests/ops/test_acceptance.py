@@ -154,6 +154,7 @@ def test_rows_and_no_drafts():
     (lambda: ops.transport_alpha(laws([1.5, -0.5]), laws([0.5, 0.5]), 1), ValueError, "p has rows that are not laws"),
     (lambda: ops.transport_alpha(laws([1.0]), laws([1.0]), -1), ValueError, "n=-1 must be"),
     (lambda: ops.transport_alpha(laws([1.0]), laws([1.0]), 1, "greedy"), ValueError, "rule='greedy' is unknown"),
+    (lambda: ops.transport_alpha(laws([1.0]), laws([1.0]), 1, 3), TypeError, "rule is int, expected a str"),
     (lambda: ops.transport_alpha(laws([1.0]), laws([1.0]), 1, "hybrid:x"), ValueError, "rule='hybrid:x' is unknown"),
 ])  # fmt: skip
 def test_bad_calls(make, error, message):

@@ -288,3 +288,8 @@ def test_wrong_arguments():
         ops.verify_tree_transport(one, one - 1, one - 1, law, law, key, torch.tensor([[0, 5]], dtype=torch.int32), flat)
     with pytest.raises(TypeError, match="draws has dtype torch.int64"):
         ops.transport_plan(law[0], law[0], torch.ones(1, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"draws=\[-3\] must not be negative"):
+        ops.transport_plan(law[0], law[0], torch.tensor([-3], dtype=torch.int32))
+    for weight in (torch.nan, -1.0, 0.0, 1.5):
+        with pytest.raises(ValueError, match="weight=.* must lie above 0"):
+            ops.transport_plan(law[0], law[0], torch.ones(1, dtype=torch.int32), torch.tensor([weight], dtype=torch.float64))
