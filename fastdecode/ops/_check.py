@@ -40,3 +40,13 @@ def rows(name: str, value, dtypes) -> torch.Size:
     if value.shape[1] > 1 and value.stride(1) != 1:
         raise ValueError(f"{name} has strides {value.stride()}, its last dimension must be contiguous; pass {name}.contiguous()")
     return value.shape
+
+
+def tree(tokens, first_child, next_sibling) -> tuple[int, int]:
+    """Checks the arrays of draft trees, int32 [B, N] each, and returns B and N."""
+    batch, nodes = tensor("tokens", tokens, torch.int32, (None, None)).shape
+    if nodes == 0:
+        raise ValueError("tokens has no nodes (N = 0); a tree holds at least its root")
+    for name, value in (("first_child", first_child), ("next_sibling", next_sibling)):
+        tensor(name, value, torch.int32, (batch, nodes), tokens.device)
+    return batch, nodes

@@ -176,11 +176,7 @@ def verify_tree_transport_block(
 
 
 def _verify(operation: str, cpu_arrays: int, tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens) -> TreePath:
-    batch, nodes = _check.tensor("tokens", tokens, torch.int32, (None, None)).shape
-    if nodes == 0:
-        raise ValueError("tokens has no nodes (N = 0); a tree holds at least its root")
-    for name, value in (("first_child", first_child), ("next_sibling", next_sibling)):
-        _check.tensor(name, value, torch.int32, (batch, nodes), tokens.device)
+    batch, nodes = _check.tree(tokens, first_child, next_sibling)
     vocab = _check.tensor("probs", probs, torch.float32, (batch, nodes, None), tokens.device).shape[2]
     _check.tensor("draft", draft, torch.float32, (batch, nodes, vocab), tokens.device)
     _check.tensor("key", key, torch.int64, (batch, 4), tokens.device)

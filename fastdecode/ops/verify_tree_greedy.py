@@ -44,11 +44,8 @@ def verify_tree_greedy(tokens: torch.Tensor, first_child: torch.Tensor, next_sib
     Raises:
         TypeError, ValueError: wrong dtype, shape, device or layout.
     """
-    batch, nodes = _check.tensor("tokens", tokens, torch.int32, (None, None)).shape
-    if nodes == 0:
-        raise ValueError("tokens has no nodes (N = 0); a tree holds at least its root")
-    for name, value in (("first_child", first_child), ("next_sibling", next_sibling), ("choice", choice)):
-        _check.tensor(name, value, torch.int32, (batch, nodes), tokens.device)
+    batch, nodes = _check.tree(tokens, first_child, next_sibling)
+    _check.tensor("choice", choice, torch.int32, (batch, nodes), tokens.device)
     run = kernel("verify_tree_greedy", tokens.device)
     if run is None:
         return TreePath(*reference.verify_tree_greedy(tokens, first_child, next_sibling, choice))

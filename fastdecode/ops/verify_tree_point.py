@@ -26,11 +26,7 @@ def verify_tree_point(tokens: torch.Tensor, first_child: torch.Tensor, next_sibl
     Raises:
         TypeError, ValueError: wrong dtype, shape, device or layout.
     """
-    batch, nodes = _check.tensor("tokens", tokens, torch.int32, (None, None)).shape
-    if nodes == 0:
-        raise ValueError("tokens has no nodes (N = 0); a tree holds at least its root")
-    for name, value in (("first_child", first_child), ("next_sibling", next_sibling)):
-        _check.tensor(name, value, torch.int32, (batch, nodes), tokens.device)
+    batch, nodes = _check.tree(tokens, first_child, next_sibling)
     _check.tensor("probs", probs, torch.float32, (batch, nodes, None), tokens.device)
     _check.tensor("key", key, torch.int64, (batch, 4), tokens.device)
     run = kernel("verify_tree_point", tokens.device)

@@ -43,11 +43,7 @@ def verify_tree_recursive(
     Raises:
         TypeError, ValueError: wrong dtype, shape, device or layout; only one of `draw_offsets` and `draw_tokens` given.
     """
-    batch, nodes = _check.tensor("tokens", tokens, torch.int32, (None, None)).shape
-    if nodes == 0:
-        raise ValueError("tokens has no nodes (N = 0); a tree holds at least its root")
-    for name, value in (("first_child", first_child), ("next_sibling", next_sibling)):
-        _check.tensor(name, value, torch.int32, (batch, nodes), tokens.device)
+    batch, nodes = _check.tree(tokens, first_child, next_sibling)
     vocab = _check.tensor("probs", probs, torch.float32, (batch, nodes, None), tokens.device).shape[2]
     _check.tensor("draft", draft, torch.float32, (batch, nodes, vocab), tokens.device)
     _check.tensor("key", key, torch.int64, (batch, 4), tokens.device)
