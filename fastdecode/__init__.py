@@ -3,12 +3,16 @@
 import torch  # noqa: F401  (loaded first: the extension then shares torch's OpenMP runtime and thread team)
 
 from fastdecode._version import __version__
+from fastdecode.diffusion.generator import CanvasState, DiffusionGenerator, Gap
 from fastdecode.errors import InvalidLogitsError, UnsupportedModelError
 from fastdecode.results import DecodeStats, GenerationResult, TextChunk, TokenLogprobs
 from fastdecode.speculative.generator import SpeculativeGenerator
 
 __all__ = [
+    "CanvasState",
     "DecodeStats",
+    "DiffusionGenerator",
+    "Gap",
     "GenerationResult",
     "InvalidLogitsError",
     "SpeculativeGenerator",

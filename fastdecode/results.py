@@ -24,6 +24,9 @@ class DecodeStats:
         prompt_tokens: tokens of the prompt; reused_tokens: how many of them were still in the cache.
         lossless: whether every verifier that was used keeps the target's law exactly.
         drafter, verifier: names.
+        recomputed: positions that passes computed, prompt included; refreshes: passes that computed everything again (masked
+            diffusion; a draft-and-verify pass counts once however many drafts it holds).
+        commit_order: (position in the canvas, pass, score) of every token in the order of commits (masked diffusion).
         seconds: wall time by part: "prefill", "draft", "target", "verify", "commit". In a batch the times are those of the
             whole batch while the request was running.
     """
@@ -42,6 +45,9 @@ class DecodeStats:
     lossless: bool = True
     drafter: str = "none"
     verifier: str = "greedy"
+    recomputed: int = 0
+    refreshes: int = 0
+    commit_order: list[tuple[int, int, float]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def record_round(self, drafted: int, depth: int, accepted: int, emitted: int) -> None:
@@ -58,6 +64,27 @@ class DecodeStats:
         for i in range(depth):
             self.drafted_at[i] += 1
             self.accepted_at[i] += i < accepted
+
+    def record_pass(self, positions: int, refresh: bool) -> None:
+        """Counts one pass of masked diffusion over so many positions."""
+        self.rounds += 1
+        self.recomputed += positions
+        self.refreshes += refresh
+
+    def record_drafts(self, drafted: int, accepted: int) -> None:
+        """Counts drafts that were verified beside each other, and those that turned out right."""
+        self.drafted += drafted
+        self.accepted += accepted
+
+    @property
+    def forwards(self) -> int:
+        """Number of function evaluations: another name for rounds."""
+        return self.rounds
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Another name for the mean acceptance length."""
+        return self.mean_acceptance_length
 
     def record_decision(self, skipped: bool, trimmed: int) -> None:
         """What the controller made of a round: whether the drafter was left alone, and how many of its tokens were dropped."""

@@ -1,10 +1,12 @@
 """Operations on tensors: checks, outputs and the choice of an implementation; the work is done in csrc."""
 
 from fastdecode.ops._dispatch import implementation
+from fastdecode.ops.adaptive_block_size import adaptive_block_size
 from fastdecode.ops.kv_compact import kv_compact
 from fastdecode.ops.process_probs import process_probs
 from fastdecode.ops.transport import TransportPlan, transport_alpha, transport_plan, verify_tree_transport, verify_tree_transport_block
 from fastdecode.ops.tree_attention import tree_attention
+from fastdecode.ops.unmask_commit import Commits, unmask_commit
 from fastdecode.ops.verify_chain import ChainVerdict, verify_block, verify_chain
 from fastdecode.ops.verify_tree_greedy import TreePath, verify_tree_greedy
 from fastdecode.ops.verify_tree_point import verify_tree_point
@@ -15,15 +17,18 @@ DIAGNOSTICS = ("transport_alpha",)  # double precision, in Python
 
 __all__ = [
     "ChainVerdict",
+    "Commits",
     "TransportPlan",
     "TreePath",
     "VocabStats",
+    "adaptive_block_size",
     "implementation",
     "kv_compact",
     "process_probs",
     "transport_alpha",
     "transport_plan",
     "tree_attention",
+    "unmask_commit",
     "verify_block",
     "verify_chain",
     "verify_tree_greedy",

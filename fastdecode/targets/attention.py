@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from dataclasses import dataclass
-from typing import Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -84,8 +84,8 @@ def attention_configs(model: PreTrainedModel) -> list[PretrainedConfig]:
 
 
 @contextlib.contextmanager
-def running(configs: Sequence[PretrainedConfig], step: Step) -> Iterator[None]:
-    """Routes attention through `attend` for one forward pass and puts the user's choice back afterwards.
+def running(configs: Sequence[PretrainedConfig], step: Any, name: str = NAME) -> Iterator[None]:
+    """Routes attention through the function registered as `name` for one forward pass and puts the user's choice back afterwards.
 
     `configs` are the configuration objects that the model's modules read (see `attention_configs`).
     """
@@ -93,12 +93,17 @@ def running(configs: Sequence[PretrainedConfig], step: Step) -> Iterator[None]:
     _current.step = step
     try:
         for config, _ in before:
-            config._attn_implementation_internal = NAME
+            config._attn_implementation_internal = name
         yield
     finally:
-        for config, name in before:
-            config._attn_implementation_internal = name
+        for config, chosen in before:
+            config._attn_implementation_internal = chosen
         del _current.step
+
+
+def running_step() -> Any:
+    """What the forward pass of this thread was started with."""
+    return _current.step
 
 
 AttentionInterface.register(NAME, attend)

@@ -13,7 +13,7 @@ from fastdecode.errors import InvalidLogitsError, UnsupportedModelError
 from fastdecode.speculative.tree import Draft, DraftTree
 from fastdecode.targets.attention import Step, attention_configs, running
 from fastdecode.targets.base import check_model
-from fastdecode.targets.slots import KVSlots
+from fastdecode.targets.slots import KVSlots, cache_keyword
 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 TESTED_FAMILIES = {  # of models whose attention goes through the interface of transformers; others are checked at load
@@ -48,6 +48,7 @@ class HFTarget:
         self.config: PretrainedConfig = model.config.get_text_config(decoder=True)
         _refuse_unsupported(model, self.config)
         self._configs = attention_configs(model)
+        self._cache_keyword = cache_keyword(model)
         self.vocab_size = model.get_output_embeddings().weight.shape[0]
         self.max_positions = getattr(self.config, "max_position_embeddings", None)
         if check:
@@ -90,7 +91,7 @@ class HFTarget:
         row_ids = torch.tensor(list(rows), dtype=torch.int32)
         step = Step(row_ids.to(self.device), lengths.to(self.device), tree.to(self.device) if tree else None, {})
         with running(self._configs, step):
-            return self.model(input_ids=ids.to(self.device), position_ids=positions.to(self.device), past_key_values=state, use_cache=True, **kwargs)
+            return self.model(input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=True, **{self._cache_keyword: state}, **kwargs)
 
 
 def _refuse_unsupported(model: PreTrainedModel, config: PretrainedConfig) -> None:

@@ -21,10 +21,16 @@ class Layout:
     Attributes:
         config: from the checkpoint's configuration to one of transformers.
         rename: from the name of a parameter to that of a tensor in the checkpoint.
+        shift: 1 where the output of position j - 1 proposes the token of j, as in models that were adapted from causal ones.
+        mask_id: where the configuration does not say.
+        delimiters: ids of tokens that end a line.
     """
 
     config: Callable[[dict[str, Any]], PretrainedConfig]
     rename: Callable[[str], str]
+    shift: int
+    mask_id: int
+    delimiters: tuple[int, ...]
 
 
 _LLADA_NAMES = {
@@ -64,7 +70,11 @@ def _dream_config(raw: dict[str, Any]) -> Qwen2Config:
     return Qwen2Config(**{key: value for key, value in raw.items() if key in known and key not in ("model_type", "architectures", "auto_map")})
 
 
-LAYOUTS = {"llada": Layout(_llada_config, _llada_name), "Dream": Layout(_dream_config, lambda name: name)}
+_DREAM_LINES = (198, 271, 280, 319, 340, 382, 401, 532, 624, 630, 692, 698, 921, 1248, 1837, 1939, 2219, 2533, 3276, 3876, 4894, 5267, 14750, 68327)
+LAYOUTS = {
+    "llada": Layout(_llada_config, _llada_name, 0, 126336, (198,)),
+    "Dream": Layout(_dream_config, lambda name: name, 1, 151666, _DREAM_LINES),
+}
 
 
 def layout_of(name_or_path: str) -> tuple[Layout | None, dict[str, Any]]:

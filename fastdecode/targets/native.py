@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Sequence
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -12,6 +13,7 @@ from fastdecode import _C
 from fastdecode.ops import VocabStats, _check
 from fastdecode.ops.vocab_stats import arguments, check_rows
 from fastdecode.speculative.tree import DraftTree
+from fastdecode.targets.active import ActiveRow
 from fastdecode.targets.base import check_model
 from fastdecode.targets.layouts import layout_of
 from fastdecode.targets.packing import element_of, pack_model, refuse_unsupported
@@ -168,6 +170,25 @@ class NativeTarget:
             logits=0 if packed is None else packed.data_ptr(), ld=columns,
         )  # fmt: skip
         return tapped, None if packed is None else _spread(packed, tree)[..., : self.vocab_size]
+
+    def new_slots(self, rows: int, length: int) -> "_C.KvCache":
+        return self.transformer.new_cache(rows, length)
+
+    def copy_slots(self, slots: "_C.KvCache", source: int, row: int, length: int) -> None:
+        slots.copy_row(source, row, length)
+
+    def forward_active(self, slots: "_C.KvCache", active: Sequence[ActiveRow], *, ids: torch.Tensor | None = None, banned: torch.Tensor | None = None, temperature: torch.Tensor | None = None, key: torch.Tensor | None = None) -> VocabStats:  # fmt: skip
+        """A step of masked diffusion, see `DiffusionTarget`; what a position yields does not depend on what else is in the pass."""
+        tokens, wanted = _C.TokenSet(), []
+        for part in active:
+            wanted.append(part.wanted + len(tokens))
+            tokens.add_positions(part.row, part.tokens, part.positions, part.ends)
+        tokens.want(np.concatenate(wanted))
+        rows = sum(map(len, wanted))
+        check_rows(rows, self.device, ids, banned, temperature, key)
+        stats = VocabStats.empty(rows, 0 if ids is None else ids.shape[1])
+        self.transformer.forward_stats(slots, tokens, *arguments(ids, banned, temperature, key, stats))
+        return stats
 
     def commit(self, state: NativeState, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
         for row, path in zip(rows, paths):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Sequence
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+def cache_keyword(model: torch.nn.Module) -> str:
+    """What the argument for the cache is called: transformers renamed it in 5.24."""
+    return "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
 
 
 class SlotLayer(CacheLayerMixin):
@@ -63,6 +69,11 @@ class KVSlots(Cache):
             starts = torch.tensor([self.lengths[r] for r in rows], device=device)
             positions = starts[:, None] + torch.arange(width, device=device)  # [b, N]
             self._index = torch.tensor(rows, device=device)[:, None], positions
+
+    def begin_positions(self, rows: torch.Tensor, positions: torch.Tensor) -> None:
+        """Points the next writes at given slots: int64 [b] rows, int64 [b, N] positions; of equal ones any may be kept."""
+        self.reserve(int(positions.max()) + 1)
+        self._index = rows[:, None], positions
 
     def write(self, buffer: torch.Tensor, states: torch.Tensor) -> None:
         """buffer [rows, heads, capacity, D] <- states [b, heads, N, D] at the slots of the step."""

@@ -70,6 +70,19 @@ def skeleton(name_or_path: str, dtype: str | torch.dtype = "auto") -> PreTrained
     return model.eval()
 
 
+def load_layout(name_or_path: str, dtype: str | torch.dtype = "auto") -> PreTrainedModel:
+    """A masked-diffusion checkpoint as a model of transformers, under the names of transformers."""
+    model = skeleton(name_or_path, dtype)
+    layout, _ = layout_of(name_or_path)
+    checkpoint = CheckpointWeights(name_or_path, layout.rename if layout else str)
+    try:
+        checkpoint.fill(model, "")
+    finally:
+        checkpoint.close()
+    model.tie_weights()
+    return model.to(model.dtype if dtype == "auto" else dtype)
+
+
 @contextmanager
 def filled(module: nn.Module, weights: CheckpointWeights | None, prefix: str) -> Iterator[nn.Module]:
     """The module with its weights inside the block and with empty ones after it; without a checkpoint: as it is."""

@@ -7,6 +7,7 @@ from fastdecode import SpeculativeGenerator, UnsupportedModelError
 from fastdecode.speculative.tree import Draft, DraftTree
 from fastdecode.targets.base import prefill_rows
 from fastdecode.targets.hf import HFTarget
+from fastdecode.targets.slots import cache_keyword
 from tests.models import FAMILIES, random_prompt, small_model
 
 
@@ -98,9 +99,9 @@ def test_attention_that_works_differently_is_refused_not_decoded_wrongly():
     forward = type(attention).forward
 
     class Odd(type(attention)):
-        def forward(self, hidden_states, *args, past_key_values=None, **kwargs):
-            shift = 0.0 if past_key_values is None else 1.0  # stands for any behaviour that depends on the cache
-            return forward(self, hidden_states + shift, *args, past_key_values=past_key_values, **kwargs)
+        def forward(self, hidden_states, *args, **kwargs):
+            shift = 0.0 if kwargs.get(cache_keyword(model)) is None else 1.0  # stands for any behaviour that depends on the cache
+            return forward(self, hidden_states + shift, *args, **kwargs)
 
     attention.__class__ = Odd
     with pytest.raises(UnsupportedModelError, match="differ from a plain forward pass"):

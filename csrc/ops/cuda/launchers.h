@@ -5,6 +5,7 @@
 #include "ops/cpu/process_probs.h"
 #include "ops/cpu/transport.h"
 #include "ops/cpu/tree_attention.h"
+#include "ops/cpu/unmask_commit.h"
 #include "ops/cpu/verify_chain.h"
 #include "ops/cpu/verify_tree_greedy.h"
 #include "ops/cpu/verify_tree_point.h"
@@ -18,6 +19,7 @@ void kv_compact(const KvCompactArgs& args, void* stream);
 void process_probs(const ProcessProbsArgs& args, void* stream);
 void transport_plan(const TransportPlanArgs& args, void* stream);
 void tree_attention(const TreeAttentionArgs& args, void* stream);
+void unmask_commit(const UnmaskCommitArgs& args, void* stream);
 void verify_block(const VerifyChainArgs& args, void* stream);
 void verify_chain(const VerifyChainArgs& args, void* stream);
 void verify_tree_greedy(const VerifyTreeGreedyArgs& args, void* stream);

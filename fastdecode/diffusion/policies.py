@@ -1,0 +1,352 @@
+"""The parts of a decoding policy for masked-diffusion models: what a block is, how many tokens a step commits, and which.
+
+A part is a small frozen record with the numbers of its paper; `Policy` puts them together and refuses what does not fit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+
+import torch
+
+from fastdecode.diffusion.caches import BlockCausal, CachePolicy, DelayedGreedy, Dual, NoCache, Prefix
+
+SCORERS = ("confidence", "margin", "neg_entropy", "left_to_right", "random")
+
+
+# Blocks: which positions may be committed before any behind them.
+
+
+@dataclass(frozen=True)
+class FixedBlocks:
+    """Blocks of equal length; the last one may be shorter."""
+
+    length: int = 32
+
+
+@dataclass(frozen=True)
+class WholeCanvas:
+    """One block."""
+
+
+@dataclass(frozen=True)
+class AdaptiveBlocks:
+    """AdaBlock-dLLM (arXiv:2509.26432): a block ends at the most confident delimiter ahead, if it is confident enough.
+
+    Attributes:
+        length: where there is none.
+        delimiters: token ids; none: those of the model's line ends.
+        bar: confidence that a delimiter needs.
+        window: how far to look: "canvas", a quarter of the canvas, as the published code does; "generated", a quarter of
+            what is there already, as the paper says.
+    """
+
+    length: int = 32
+    delimiters: tuple[int, ...] = ()
+    bar: float = 0.3
+    window: str = "canvas"
+
+    def reach(self, start: int, begin: int, end: int) -> int:
+        """Positions to look at from `start` on, in a canvas [begin, end)."""
+        quarter = int(0.25 * (end - begin)) if self.window == "canvas" else max(1, int(0.25 * (start - begin)))
+        return min(quarter, end - start)
+
+
+@dataclass(frozen=True)
+class AscendingBlocks:
+    """Blocks of the ascending step-size schedule (arXiv:2509.23924): from the right, one step each, halving; the first takes the rest."""
+
+    count: int = 1
+
+    def lengths(self, canvas: int) -> list[int]:
+        steps = ascending_steps(canvas)
+        if self.count > steps:
+            raise ValueError(f"blocks=AscendingBlocks({self.count}) needs at least as many steps; a canvas of {canvas} has {steps}")
+        commits = ascending_commits(canvas)
+        return [sum(commits[: steps - self.count + 1]), *commits[steps - self.count + 1 :]]
+
+
+Blocks = FixedBlocks | WholeCanvas | AdaptiveBlocks | AscendingBlocks
+
+
+# Schedules: the least number of tokens that a step commits.
+
+
+@dataclass(frozen=True)
+class UniformSteps:
+    """`per_block` steps per block, as equal as can be; None: one token per step (LLaDA, arXiv:2502.09992)."""
+
+    per_block: int | None = None
+
+    def quotas(self, masked: int) -> list[int]:
+        steps = min(self.per_block or masked, masked)  # a step that commits nothing needs no pass
+        return [masked // steps + (i < masked % steps) for i in range(steps)]
+
+
+@dataclass(frozen=True)
+class AscendingSteps:
+    """1, 2, 4, ... tokens, the last step the rest (arXiv:2509.23924)."""
+
+    def quotas(self, masked: int) -> list[int]:
+        return ascending_commits(masked)
+
+
+@dataclass(frozen=True)
+class TimeSteps:
+    """Dream's schedule (arXiv:2508.15487): step i commits the share 1 - t(i + 1) / t(i) of the masks that are left."""
+
+    count: int
+    epsilon: float = 1e-3
+
+    def quotas(self, masked: int) -> list[int]:
+        time = [1 + (self.epsilon - 1) * i / self.count for i in range(self.count + 1)]
+        left, result = masked, []
+        for i in range(self.count):
+            share = int(left * (1 - time[i + 1] / time[i])) if i < self.count - 1 else left
+            result.append(share)
+            left -= share
+        return result
+
+
+Steps = UniformSteps | AscendingSteps | TimeSteps
+
+
+def ascending_steps(canvas: int) -> int:
+    return max(1, int(math.log2(canvas))) if canvas else 0
+
+
+def ascending_commits(canvas: int) -> list[int]:
+    """Tokens per step for a canvas: powers of two and the rest."""
+    steps = ascending_steps(canvas)
+    return [*(2**i for i in range(steps - 1)), canvas - (2 ** (steps - 1) - 1)] if canvas else []
+
+
+# Unmasking: which proposals are taken beyond the quota.
+
+
+@dataclass(frozen=True)
+class TopK:
+    """None."""
+
+    rule = "top_k"
+    bar = 0.0
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """All whose score reaches the bar (Fast-dLLM, arXiv:2505.22618); from 1 on: the best alone."""
+
+    bar: float = 0.9
+
+    @property
+    def rule(self) -> str:
+        return "top_k" if self.bar >= 1 else "threshold"
+
+
+@dataclass(frozen=True)
+class Factor:
+    """The n best where (n + 1)(1 - n-th confidence) < factor (Fast-dLLM).
+
+    Attributes:
+        with_last: whether all are taken when only the last one fails, as the published code does.
+    """
+
+    factor: float = 1.0
+    with_last: bool = True
+
+    @property
+    def rule(self) -> str:
+        return "factor_with_last" if self.with_last else "factor"
+
+    @property
+    def bar(self) -> float:
+        return self.factor
+
+
+@dataclass(frozen=True)
+class EntropyBelow:
+    """All whose entropy in nats is at most the bar (dParallel, arXiv:2509.26488); scored by negative entropy."""
+
+    entropy: float = 0.5
+    rule = "threshold"
+
+    @property
+    def bar(self) -> float:
+        return -self.entropy
+
+
+@dataclass(frozen=True)
+class LearnedFilter:
+    """Learn2PD (arXiv:2509.25188): a network looks at the confidences of the whole block and says which proposals are final.
+
+    Attributes:
+        network: from confidences float32 [rows, length] to logits of the same shape (`training.unmask_filter.UnmaskFilter`).
+        bar: probability that is enough.
+    """
+
+    network: torch.nn.Module
+    bar: float = 0.96
+    rule = "top_k"
+
+    @property
+    def length(self) -> int:
+        return self.network.length
+
+
+Unmask = TopK | Threshold | Factor | EntropyBelow | LearnedFilter
+
+
+# Changes of proposals and scores.
+
+
+@dataclass(frozen=True)
+class Credit:
+    """CreditDecoding (arXiv:2510.06133): tokens that were most probable in earlier steps of the block get a bonus.
+
+    Attributes:
+        alpha: weight of the bonus. gamma: exponent of probabilities that are added up. beta: decay per step.
+    """
+
+    alpha: float = 0.7
+    gamma: float = 0.2
+    beta: float = 0.8
+
+
+@dataclass(frozen=True)
+class EndDamping:
+    """EOSER (arXiv:2509.23924): confidence in EOS is damped at first; the factor rises over the steps.
+
+    Attributes:
+        low, high: factor of the first and the last step.
+        ascending: rise with the tokens of an ascending schedule instead of with steps.
+    """
+
+    low: float = 0.4
+    high: float = 1.0
+    ascending: bool = False
+
+    def factor(self, step: int, steps: int) -> float:
+        if self.ascending:
+            rise = (2.0 ** (step + 1) - 1) / 2.0**steps
+        else:
+            rise = 1.0 if steps <= 1 else step / (steps - 1)
+        return self.low + (self.high - self.low) * min(rise, 1.0)
+
+
+@dataclass(frozen=True)
+class EarlyCommit:
+    """Prophet (arXiv:2508.19982): when the answer's tokens lead by far on average, everything is committed at once.
+
+    Attributes:
+        answer: offsets in the canvas that are looked at; None: the current block.
+        bars: mean gap between the two largest logits that is needed in the first, second and third part of the way.
+        parts: where the second and the third part begin.
+    """
+
+    answer: tuple[int, ...] | None = None
+    bars: tuple[float, float, float] = (7.5, 5.0, 2.5)
+    parts: tuple[float, float] = (0.33, 0.67)
+
+    def bar(self, progress: float) -> float:
+        return self.bars[sum(progress >= part for part in self.parts)]
+
+
+@dataclass(frozen=True)
+class FreeDraft:
+    """FreeDave (arXiv:2510.00294): the next tokens in order of confidence are drafts that the next pass verifies.
+
+    The text is that of one token per step; with `Threshold`, that of threshold decoding started from the same states.
+
+    Attributes:
+        depth: drafts per pass.
+    """
+
+    depth: int = 4
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a canvas is decoded.
+
+    Attributes:
+        cache: which positions a step computes again.
+        end_at_eos: whether a row is finished once an EOS stands behind committed tokens alone.
+        cut_at_eos: whether an EOS that is committed cuts the canvas behind it even while masks stand before it (EoTP of Learn2PD).
+        cut_confidence: that an EOS needs to cut.
+
+    Raises:
+        ValueError: parts do not go together; says why.
+    """
+
+    blocks: Blocks = field(default_factory=FixedBlocks)
+    steps: Steps = field(default_factory=UniformSteps)
+    scorer: str = "confidence"
+    unmask: Unmask = field(default_factory=TopK)
+    cache: CachePolicy = field(default_factory=NoCache)
+    credit: Credit | None = None
+    end_damping: EndDamping | None = None
+    early_commit: EarlyCommit | None = None
+    drafts: FreeDraft | None = None
+    end_at_eos: bool = True
+    cut_at_eos: bool = False
+    cut_confidence: float = 0.0
+
+    def __post_init__(self):
+        _check_parts(self)
+        for refused, reason in _conflicts(self):
+            if refused:
+                raise ValueError(reason)
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the text is that of the same policy without cache and drafts."""
+        exact_cache = isinstance(self.cache, (NoCache, BlockCausal)) or self.cache.interval == 1
+        return exact_cache and self.early_commit is None
+
+
+def _check_parts(policy: Policy) -> None:
+    kinds = {"blocks": Blocks, "steps": Steps, "unmask": Unmask, "cache": CachePolicy, "credit": Credit | None, "end_damping": EndDamping | None, "early_commit": EarlyCommit | None, "drafts": FreeDraft | None}
+    for name, kind in kinds.items():
+        value = getattr(policy, name)
+        if not isinstance(value, kind):
+            raise TypeError(f"{name}={value!r} is not a part of this kind; use one of fastdecode.diffusion.policies and caches")
+    if policy.scorer not in SCORERS:
+        raise ValueError(f"scorer={policy.scorer!r} is unknown: use {', '.join(SCORERS)}")
+    for part in (policy.blocks, policy.steps, policy.cache, policy.drafts):
+        for f in fields(part) if part is not None else ():
+            value = getattr(part, f.name)
+            if f.type in ("int", "int | None") and value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < (0 if f.name in ("before", "behind", "around", "warmup") else 1)):
+                raise ValueError(f"{type(part).__name__}({f.name}={value!r}) must be a positive integer")
+    if isinstance(policy.blocks, AdaptiveBlocks) and policy.blocks.window not in ("canvas", "generated"):
+        raise ValueError(f"AdaptiveBlocks(window={policy.blocks.window!r}) is unknown: use canvas or generated")
+    bar = policy.unmask.bar if not isinstance(policy.unmask, EntropyBelow) else policy.unmask.entropy
+    if math.isnan(bar):
+        raise ValueError(f"{type(policy.unmask).__name__} has a bar that is not a number")
+
+
+def _conflicts(p: Policy):
+    """(whether it is the case, why it is refused)."""
+    ascending = isinstance(p.steps, AscendingSteps)
+    scheduled = isinstance(p.steps, TimeSteps) or (isinstance(p.steps, UniformSteps) and p.steps.per_block is not None)
+    yield isinstance(p.blocks, AdaptiveBlocks) and (ascending or scheduled), f"blocks=AdaptiveBlocks with steps={p.steps}: a number of steps cannot be planned for blocks of unknown length; leave steps out"
+    yield isinstance(p.blocks, AscendingBlocks) and not ascending, "blocks=AscendingBlocks needs steps=AscendingSteps(), whose commits they are cut by"
+    yield isinstance(p.steps, TimeSteps) and not isinstance(p.blocks, WholeCanvas), "steps=TimeSteps is a schedule of the whole canvas; use blocks=WholeCanvas()"
+    yield isinstance(p.unmask, EntropyBelow) and p.scorer != "neg_entropy", f"unmask=EntropyBelow compares entropies, scorer={p.scorer!r} does not give them; use scorer='neg_entropy'"
+    yield isinstance(p.unmask, (Threshold, Factor)) and p.scorer not in ("confidence", "margin"), f"unmask={type(p.unmask).__name__} compares probabilities, scorer={p.scorer!r} gives none; use confidence or margin"
+    yield isinstance(p.unmask, LearnedFilter) and not (isinstance(p.blocks, FixedBlocks) and p.blocks.length <= p.unmask.length), "unmask=LearnedFilter needs FixedBlocks no longer than the filter's input"
+    yield isinstance(p.unmask, LearnedFilter) and p.scorer != "confidence", "unmask=LearnedFilter reads confidences; use scorer='confidence'"
+    yield p.end_damping is not None and p.scorer not in ("confidence", "margin"), f"end_damping multiplies scores, which would promote EOS where they are negative or damp nothing (scorer={p.scorer!r}); use confidence or margin"
+    yield p.end_damping is not None and isinstance(p.unmask, LearnedFilter), "end_damping does not reach what unmask=LearnedFilter accepts; drop one of the two"
+    yield p.drafts is not None and (ascending or scheduled), f"drafts=FreeDraft verifies one token per step, steps={p.steps} asks for more; leave steps out"
+    yield p.drafts is not None and not isinstance(p.unmask, (TopK, Threshold)), f"drafts=FreeDraft knows the next state of TopK and Threshold, not of {type(p.unmask).__name__}"
+    yield p.drafts is not None and p.scorer == "random", "drafts=FreeDraft follows the order of confidence; scorer='random' has no order to follow"
+    yield p.drafts is not None and (p.credit is not None or p.end_damping is not None), "drafts=FreeDraft verifies states, credit and end_damping depend on the way to them; drop one of the two"
+    yield p.drafts is not None and p.early_commit is not None, "early_commit ends the losslessness of drafts=FreeDraft; drop one of the two"
+    yield p.drafts is not None and not (isinstance(p.cache, NoCache) or (isinstance(p.cache, (Prefix, Dual)) and p.cache.interval is None)), f"drafts=FreeDraft works with NoCache, Prefix() and Dual(), whose frozen keys do not change inside a block; not with {p.cache}"
+    yield isinstance(p.cache, DelayedGreedy) and p.scorer != "random", "cache=DelayedGreedy must know the next positions before the pass: only scorer='random' tells them"
+    yield isinstance(p.cache, DelayedGreedy) and not isinstance(p.unmask, TopK), "cache=DelayedGreedy must know how many positions come next; use unmask=TopK()"
+    yield p.early_commit is not None and isinstance(p.cache, (Prefix, Dual, DelayedGreedy, BlockCausal)) and p.early_commit.answer is not None, f"early_commit looks at answer={p.early_commit.answer if p.early_commit else None} in every step, which cache={type(p.cache).__name__} does not compute; use answer=None"
+    yield isinstance(p.cache, BlockCausal) and not isinstance(p.blocks, FixedBlocks), "cache=BlockCausal needs FixedBlocks of the model's length"
+    yield p.credit is not None and p.scorer == "random", "credit changes confidences, scorer='random' ignores them; drop one of the two"
+    yield p.early_commit is not None and list(p.early_commit.parts) != sorted(p.early_commit.parts), "EarlyCommit(parts=...) must ascend"

@@ -1,0 +1,179 @@
+"""Training a small masked-diffusion model on lists, arithmetic and records (`fastdecode train diffusion`)."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Callable, Iterator
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from fastdecode.diffusion.parallel_bench import TASKS, pieces
+from fastdecode.training.masked_transformer import MaskedTransformer, Shape
+from fastdecode.training.piece_tokenizer import piece_tokenizer
+
+ANSWER = 32  # slots, which the answer and EOS fill
+LENGTH = 64  # of a whole sequence
+# Half of the examples copy something, which has to be learned before anything else; sorting and sums need the most of the rest.
+MIX = {"copy": 2, "reverse": 2, "insert_index": 2, "remove_index": 2, "replace_index": 2, "json": 1, "sort": 6, "add": 3, "subtract": 3, "shuffle": 2, "insert_random": 1.5, "remove_random": 1.5, "replace_random": 1.5}
+FIRST_MIX = {"copy": 4, "reverse": 3, "insert_index": 1, "remove_index": 1, "replace_index": 1, "json": 1, "sort": 1}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run depends on.
+
+    Attributes:
+        steps, batch: optimiser steps and examples in each.
+        rate: learning rate of the matrices (Muon, scaled as AdamW) and of the rest (AdamW), with a warm-up and a cosine to a tenth.
+        seed: of weights, data and masks; step i draws from (seed, i) alone, so a run that is resumed goes on unchanged.
+    """
+
+    steps: int = 9000
+    batch: int = 64
+    rate: float = 2e-3
+    warmup: int = 200
+    weight_decay: float = 0.05
+    seed: int = 0
+    layers: int = 6
+
+
+def longest(step: int, steps: int) -> int:
+    """Items of a list: short ones first."""
+    return next(length for share, length in ((0.05, 3), (0.1, 4), (0.15, 5), (2.0, 6)) if step < share * steps)
+
+
+class Batches:
+    """Batch number i of a recipe."""
+
+    def __init__(self, recipe: Recipe, tokenizer):
+        self.recipe, self.tokenizer = recipe, tokenizer
+        self.eos, self.mask = tokenizer.eos_token_id, tokenizer.mask_token_id
+
+    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+        recipe, generator = self.recipe, random.Random(self.recipe.seed * 1_000_003 + step)
+        mix = FIRST_MIX if step < 0.1 * recipe.steps else MIX
+        names = generator.choices(list(mix), list(mix.values()), k=recipe.batch)
+        examples = [TASKS[name].example(name, generator, generator.randint(2, longest(step, recipe.steps))) for name in names]
+        prompts = self.tokenizer([e.prompt for e in examples])["input_ids"]
+        answers = self.tokenizer([e.answer for e in examples])["input_ids"]
+        tokens = torch.full((recipe.batch, LENGTH), self.eos)
+        target = torch.full((recipe.batch, ANSWER), self.eos)
+        weight = torch.zeros(recipe.batch, ANSWER)
+        for i, (prompt, answer) in enumerate(zip(prompts, answers)):
+            target[i, : len(answer)] = torch.tensor(answer)
+            tokens[i, : len(prompt)] = torch.tensor(prompt)
+            # Exact numbers of masks, spread over the batch; every number tells as much as a whole answer.
+            masks = 1 + int((generator.random() + i) * ANSWER / recipe.batch) % ANSWER
+            hidden = torch.tensor(generator.sample(range(ANSWER), masks))
+            weight[i, hidden] = ANSWER / masks
+            tokens[i, len(prompt) : len(prompt) + ANSWER] = target[i].scatter(0, hidden, self.mask)
+            weight[i, len(answer) + 1 :] *= 0.1  # the first EOS counts, the padding behind it hardly
+        first = torch.tensor([len(p) for p in prompts])
+        return {"tokens": tokens, "target": target, "weight": weight, "first": first, "lengths": first + ANSWER}
+
+
+def loss_of(model: Callable, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The bound of LLaDA (Nie et al. 2025, eq. 3) with exact numbers of masks."""
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(batch["tokens"], batch["lengths"], batch["first"], ANSWER)
+    loss = F.cross_entropy(logits.float().flatten(0, 1), batch["target"].flatten(), reduction="none")
+    return (loss * batch["weight"].flatten()).sum() / batch["weight"].numel()
+
+
+class Run:
+    """A training run in a directory: `checkpoint.safetensors` and `state.json` hold all it needs to go on."""
+
+    def __init__(self, recipe: Recipe, directory: Path):
+        self.recipe, self.directory, self.step, self.seconds = recipe, directory, 0, 0.0
+        torch.manual_seed(recipe.seed)
+        self.tokenizer = piece_tokenizer(pieces())
+        self.model = MaskedTransformer(Shape(len(self.tokenizer), n_layers=recipe.layers))
+        matrices = [p for p in self.model.blocks.parameters() if p.dim() == 2]
+        others = [p for p in self.model.parameters() if not any(p is m for m in matrices)]
+        self.optimizers = [
+            torch.optim.Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+        self.batches = Batches(recipe, self.tokenizer)
+        self.curve: list[tuple[int, float]] = []
+        if (directory / "state.json").exists():
+            self._resume()
+
+    def train(self, save_every: float = 300.0, progress: Callable[[int, float], None] = lambda step, loss: None, compiled: bool = True) -> None:
+        """Runs to the end of the recipe, saving every so many seconds."""
+        model = torch.compile(self.model, dynamic=False) if compiled else self.model
+        start, saved, before = time.monotonic(), time.monotonic(), self.seconds
+        while self.step < self.recipe.steps:
+            loss = self._update(model)
+            self.step += 1
+            self.seconds = before + time.monotonic() - start
+            if self.step % 50 == 0:
+                self.curve.append((self.step, round(loss, 4)))
+                progress(self.step, loss)
+            if time.monotonic() - saved > save_every:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+
+    def _update(self, model: Callable) -> float:
+        scale = self._rate() / self.recipe.rate
+        loss = loss_of(model, self.batches[self.step])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.recipe.rate * scale
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    def _rate(self) -> float:
+        recipe = self.recipe
+        if self.step < recipe.warmup:
+            return recipe.rate * (self.step + 1) / recipe.warmup
+        return recipe.rate * (0.1 + 0.45 * (1 + math.cos(math.pi * self.step / recipe.steps)))
+
+    def save(self) -> None:
+        """Writes the state of the run; what was there is replaced once the new files are complete."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        tensors = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()} | dict(self._optimizer_tensors())
+        save_file({k: v.contiguous() for k, v in tensors.items()}, self.directory / "checkpoint.new")
+        state = {"recipe": asdict(self.recipe), "step": self.step, "seconds": round(self.seconds, 1), "curve": self.curve}
+        (self.directory / "state.new").write_text(json.dumps(state))
+        (self.directory / "checkpoint.new").replace(self.directory / "checkpoint.safetensors")
+        (self.directory / "state.new").replace(self.directory / "state.json")
+
+    def _optimizer_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for i, optimizer in enumerate(self.optimizers):
+            for key, values in optimizer.state_dict()["state"].items():
+                yield from ((f"optimizer.{i}.{key}.{name}", torch.as_tensor(value)) for name, value in values.items())
+
+    def _resume(self) -> None:
+        state = json.loads((self.directory / "state.json").read_text())
+        if state["recipe"] != asdict(self.recipe):
+            raise ValueError(f"{self.directory} holds a run of another recipe, {state['recipe']}; use another directory or the same recipe")
+        tensors = load_file(self.directory / "checkpoint.safetensors")
+        self.model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
+        for i, optimizer in enumerate(self.optimizers):
+            own: dict[int, dict[str, torch.Tensor]] = {}
+            for name, tensor in tensors.items():
+                if name.startswith(f"optimizer.{i}."):
+                    _, _, key, part = name.split(".", 3)
+                    own.setdefault(int(key), {})[part] = tensor
+            optimizer.load_state_dict({"state": own, "param_groups": optimizer.state_dict()["param_groups"]})
+        self.step, self.seconds, self.curve = state["step"], state["seconds"], [tuple(point) for point in state["curve"]]
+
+    def export(self, directory: Path) -> None:
+        """Writes the model as a LLaDA checkpoint with its tokenizer: config.json and model.safetensors in bfloat16."""
+        directory.mkdir(parents=True, exist_ok=True)
+        tensors = {f"model.transformer.{name}": p.detach().to(torch.bfloat16).contiguous() for name, p in self.model.named_parameters()}
+        save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+        (directory / "config.json").write_text(json.dumps(self.model.shape.config(self.tokenizer.mask_token_id, self.tokenizer.eos_token_id), indent=1))
+        self.tokenizer.save_pretrained(directory)

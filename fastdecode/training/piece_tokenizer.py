@@ -1,0 +1,21 @@
+"""A tokenizer whose tokens are whole pieces of a small, closed language."""
+
+from __future__ import annotations
+
+import re
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+UNKNOWN, END, MASK = "<|unknown|>", "<|endoftext|>", "<|mask|>"
+CHAT_TEMPLATE = "{{ messages[-1]['content'] }}{% if not messages[-1]['content'].endswith('\n') %}{{ '\n' }}{% endif %}"
+
+
+def piece_tokenizer(pieces: list[str]) -> PreTrainedTokenizerFast:
+    """Cuts text into the longest pieces; what is none becomes the unknown token. Decoding joins the pieces."""
+    vocabulary = {piece: i for i, piece in enumerate([UNKNOWN, END, MASK, *pieces])}
+    longest_first = sorted(pieces, key=len, reverse=True)
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(map(re.escape, longest_first)) + r"|[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=UNKNOWN, eos_token=END, pad_token=END, mask_token=MASK, chat_template=CHAT_TEMPLATE, clean_up_tokenization_spaces=False)

@@ -1,0 +1,52 @@
+"""Small random masked-diffusion models and the plainest sampler there is."""
+
+import functools
+
+import torch
+
+from fastdecode import DiffusionGenerator
+from tests.models import byte_tokenizer, small_model
+
+MASK, EOS = 255, 7
+
+
+@functools.lru_cache(maxsize=None)
+def diffusion_model(shift: int = 0, layers: int = 3, dtype: torch.dtype = torch.float64):
+    """A random transformer in the shape of LLaDA, or of Dream where outputs are shifted."""
+    model = small_model("qwen2" if shift else "llama", scale=6.0).to(dtype)
+    model.model.layers = model.model.layers[:layers]
+    model.config.num_hidden_layers = len(model.model.layers)
+    return model
+
+
+def generator(target: str = "hf", shift: int = 0, layers: int = 3, preset: str = "llada", eos: int | None = None, **options) -> DiffusionGenerator:
+    """A generator over a random model: float64 on modules of transformers, float32 (or `weights`) in the runtime."""
+    model = diffusion_model(shift, layers, torch.float64 if target == "hf" else torch.float32)
+    return DiffusionGenerator(model, byte_tokenizer(), preset, target=target, mask_token_id=MASK, eos_token_id=-1 if eos is None else eos, shift=shift, **options)
+
+
+def all_logits(model, tokens: list[int], shift: int = 0) -> torch.Tensor:
+    """[L, V], row j proposes token j; every position sees every other one."""
+    length = len(tokens)
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        bias = torch.zeros(1, 1, length, length, dtype=model.dtype)
+        logits = model(torch.tensor([tokens]), attention_mask=bias, use_cache=False).logits[0]
+    model.set_attn_implementation(before)
+    return torch.cat([logits[:1], logits[:-1]]) if shift else logits
+
+
+def plain_sampler(model, prompt: list[int], canvas: int, block: int, shift: int = 0) -> list[int]:
+    """LLaDA's sampler at one token per step, from its specification."""
+    tokens = prompt + [MASK] * canvas
+    for begin in range(len(prompt), len(tokens), block):
+        stop = min(begin + block, len(tokens))
+        for _ in range(stop - begin):
+            logits = all_logits(model, tokens, shift)
+            logits[:, MASK] = -torch.inf
+            confidence, proposal = logits.softmax(-1).max(-1)
+            masked = [p for p in range(begin, stop) if tokens[p] == MASK]
+            best = max(masked, key=lambda p: (float(confidence[p]), -p))
+            tokens[best] = int(proposal[best])
+    return tokens[len(prompt) :]

@@ -1,0 +1,175 @@
+"""Exactness of masked-diffusion decoding: what a cache, a draft or a batch must not change."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from fastdecode import _C
+from fastdecode.diffusion.caches import Delayed, DelayedGreedy, DelayedPrefill, DelayedPrefillDecode, Dual, NoCache, Prefix, Vicinity
+from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingSteps, Credit, EarlyCommit, EndDamping, EntropyBelow, Factor, FixedBlocks, FreeDraft, Threshold, TopK, UniformSteps, WholeCanvas
+from tests.diffusion.models import EOS, MASK, all_logits, diffusion_model, generator, plain_sampler
+from tests.models import random_prompt
+from tests.threads import one_thread  # noqa: F401
+
+PROMPTS = [random_prompt(n, seed=n) for n in (5, 9, 1, 12, 7)]
+FRESH = [Delayed(1), Prefix(1), Dual(1), Vicinity(2, 3, interval=1)]
+BLOCKS = FixedBlocks(6)
+
+
+def texts(made, prompts=PROMPTS, canvas=16, **options):
+    return [r.token_ids for r in made.generate(prompts, canvas, seed=0, **options)]
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("target", ["hf", "native"])
+def test_one_token_per_step_is_the_plain_sampler(target, shift):
+    made = generator(target, shift, blocks=BLOCKS)
+    model = diffusion_model(shift, 3, torch.float64)
+    assert texts(made) == [plain_sampler(model, p, 16, 6, shift) for p in PROMPTS]
+
+
+@pytest.mark.parametrize("cache", FRESH, ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("target, weights", [("hf", "auto"), ("native", "auto"), ("native", "bfloat16"), ("native", "int8")])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_cache_that_is_refreshed_in_every_step_changes_nothing(cache, target, weights, shift):
+    for unmask, temperature in ((TopK(), 0.0), (Threshold(0.3), 0.0), (TopK(), 0.8)):
+        plain = generator(target, shift, weights=weights, blocks=BLOCKS, unmask=unmask)
+        cached = generator(target, shift, weights=weights, blocks=BLOCKS, unmask=unmask, cache=cache)
+        together = texts(cached, temperature=temperature)
+        assert together == texts(plain, temperature=temperature)
+        assert together[2:3] == texts(cached, PROMPTS[2:3], temperature=temperature)
+
+
+@pytest.mark.parametrize("cache", [Delayed(8), DelayedPrefill(), DelayedPrefillDecode(5), Prefix(), Dual(), Vicinity(1, 1, warmup=0)], ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("shift", [0, 1])
+def test_one_layer_needs_no_refresh(cache, shift):
+    """Keys and values of the only layer depend on the token and its place alone."""
+    assert texts(generator("native", shift, 1, blocks=BLOCKS, cache=cache)) == texts(generator("native", shift, 1, blocks=BLOCKS))
+
+
+@pytest.mark.parametrize("cache", [DelayedGreedy(1, 2), DelayedGreedy(3, 2), DelayedGreedy(50, 0)])
+def test_greedy_delay_with_one_layer(cache):
+    assert texts(generator("native", 0, 1, scorer="random", blocks=BLOCKS, cache=cache)) == texts(generator("native", 0, 1, scorer="random", blocks=BLOCKS))
+
+
+def test_caches_compute_what_they_say():
+    made = generator("native", blocks=BLOCKS, cache=Dual())
+    (stats,) = [r.stats for r in made.generate(PROMPTS[:1], 12)]
+    assert (stats.forwards, stats.refreshes) == (12, 2)
+    assert stats.recomputed == 2 * (5 + 12) + 10 * 6
+    made = generator("native", blocks=BLOCKS, cache=Delayed(4))
+    (stats,) = [r.stats for r in made.generate(PROMPTS[:1], 12)]
+    assert stats.refreshes == 2 * 3  # steps 0, 1 and 4 of 6
+    # Beside the refreshes: the masks and the token that was committed last.
+    masks = [12 - n for n in range(12) if n % 6 not in (0, 1, 4)]
+    assert stats.recomputed == 6 * 17 + sum(m + 1 for m in masks)
+
+
+def test_a_frozen_token_without_the_delay_would_differ():
+    """With more than one layer a cache does change the result sometimes, else these tests would show nothing."""
+    prompts = [random_prompt(8, seed=s) for s in range(12)]
+    assert texts(generator("native", blocks=BLOCKS, cache=Dual()), prompts) != texts(generator("native", blocks=BLOCKS), prompts)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("cache", [NoCache(), Prefix(), Dual()], ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("target, shift", [("hf", 0), ("native", 0), ("native", 1)])
+def test_drafts_give_the_text_of_one_token_per_step(depth, cache, target, shift):
+    static = generator(target, shift, blocks=BLOCKS, cache=cache, eos=EOS)
+    drafted = generator(target, shift, blocks=BLOCKS, cache=cache, drafts=FreeDraft(depth), eos=EOS)
+    want, got = static.generate(PROMPTS, 17), drafted.generate(PROMPTS, 17)
+    assert [r.token_ids for r in got] == [r.token_ids for r in want]
+    for w, g in zip(want, got):
+        assert g.stats.forwards <= w.stats.forwards
+        assert depth > 1 or g.finish_reason == "eos" or g.stats.forwards == w.stats.forwards
+    assert depth == 1 or sum(g.stats.accepted for g in got) > 0
+
+
+NEUTRAL = {
+    "threshold 1": ({"unmask": Threshold(1.0)}, {}),
+    "entropy below 0": ({"scorer": "neg_entropy", "unmask": EntropyBelow(-1.0)}, {"scorer": "neg_entropy"}),
+    "factor 0": ({"unmask": Factor(0.0, with_last=False)}, {}),
+    "credit 0": ({"credit": Credit(alpha=0.0), "unmask": Threshold(0.3)}, {"unmask": Threshold(0.3)}),
+    "no damping": ({"end_damping": EndDamping(1.0, 1.0)}, {}),
+    "no delimiter": ({"blocks": AdaptiveBlocks(6, (1, 2, 3), 2.0)}, {}),
+    "no early commit": ({"early_commit": EarlyCommit(bars=(1e9, 1e9, 1e9))}, {}),
+    "one draft": ({"drafts": FreeDraft(1)}, {}),
+    "as many steps as masks": ({"steps": UniformSteps(6)}, {}),
+}
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_neutral_settings_are_their_base(name):
+    parts, base = NEUTRAL[name]
+    got = generator("native", **{"blocks": BLOCKS, **parts}).generate(PROMPTS, 16)
+    want = generator("native", **{"blocks": BLOCKS, **base}).generate(PROMPTS, 16)
+    assert [r.token_ids for r in got] == [r.token_ids for r in want]
+    assert [r.stats.commit_order for r in got] == [r.stats.commit_order for r in want]
+
+
+POLICIES = {
+    "threshold": {"unmask": Threshold(0.2), "cache": Dual()},
+    "factor": {"unmask": Factor(1.5)},
+    "entropy": {"scorer": "neg_entropy", "unmask": EntropyBelow(2.0), "cache": Delayed(3)},
+    "margin": {"scorer": "margin", "unmask": Threshold(0.1)},
+    "random": {"scorer": "random", "cache": DelayedGreedy(2, 2)},
+    "left to right": {"scorer": "left_to_right"},
+    "credit": {"credit": Credit(), "unmask": Threshold(0.3)},
+    "adaptive": {"blocks": AdaptiveBlocks(6, tuple(range(100)), 0.01), "unmask": Threshold(0.2), "cache": Dual()},
+    "ascending": {"blocks": WholeCanvas(), "steps": AscendingSteps(), "end_damping": EndDamping(0.01, 1.0, True)},
+    "early": {"early_commit": EarlyCommit(bars=(3.0, 2.0, 1.0))},
+    "two per step": {"steps": UniformSteps(3)},
+}
+
+
+@pytest.mark.parametrize("name, temperature", [(n, t) for n in POLICIES for t in (0.0, 1.0) if n != "credit" or t == 0.0])
+def test_rows_do_not_influence_each_other(name, temperature):
+    made = generator("native", **{"blocks": BLOCKS, **POLICIES[name]}, eos=EOS)
+    together = made.generate(PROMPTS, 19, seed=3, temperature=temperature)
+    alone = [made.generate([p], 19, seed=3, temperature=temperature)[0] for p in PROMPTS]
+    assert [r.token_ids for r in together] == [r.token_ids for r in alone]
+    assert [r.stats.forwards for r in together] == [r.stats.forwards for r in alone]
+    for r in together:
+        order = [p for p, _, _ in r.stats.commit_order]
+        assert len(order) == len(set(order)) and MASK not in r.token_ids and r.stats.forwards <= 19
+        assert r.finish_reason == "eos" or (len(r.token_ids) == 19 and sorted(order) == list(range(19)))
+        assert EOS not in r.token_ids[:-1]
+
+
+@pytest.mark.parametrize("name", [n for n, parts in POLICIES.items() if "blocks" not in parts and n != "early"])
+def test_blocks_are_filled_in_order(name):
+    order = generator("native", **{"blocks": BLOCKS, **POLICIES[name]}).generate(PROMPTS[0], 18).stats.commit_order
+    assert [p // 6 for p, _, _ in order] == sorted(p // 6 for p, _, _ in order)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_nothing(threads):
+    made = generator("native", blocks=BLOCKS, unmask=Threshold(0.3), cache=Dual())
+    want, before = texts(made), _C.num_threads()
+    try:
+        _C.set_num_threads(threads)
+        assert texts(made) == want
+    finally:
+        _C.set_num_threads(before)
+
+
+def test_sampling_follows_the_law():
+    """At one position the tokens of many seeds have the frequencies of the softmax."""
+    made, model = generator("native"), diffusion_model(0, 3, torch.float64)
+    prompt, temperature, draws = PROMPTS[0], 0.7, 4000
+    logits = all_logits(model, prompt + [MASK])[-1]
+    logits[MASK] = -torch.inf
+    law = (logits / temperature).softmax(-1).numpy()
+    drawn = np.bincount([r.token_ids[0] for r in made.generate([prompt] * draws, 1, temperature=temperature, seed=1)], minlength=len(law))
+    likely = law > 5 / draws
+    statistic = ((drawn[likely] - draws * law[likely]) ** 2 / (draws * law[likely])).sum()
+    assert statistic < likely.sum() + 5 * np.sqrt(2 * likely.sum())
+
+
+def test_an_eos_ends_a_row_and_nothing_stands_behind_it():
+    for made in (generator("native", blocks=BLOCKS, eos=EOS), generator("native", blocks=BLOCKS, eos=EOS, cut_at_eos=True)):
+        results = list(itertools.chain.from_iterable(made.generate(PROMPTS, 24, seed=s, temperature=1.5) for s in range(12)))
+        ended = [r for r in results if r.finish_reason == "eos"]
+        assert ended and all(r.token_ids[-1] == EOS and EOS not in r.token_ids[:-1] for r in ended)
