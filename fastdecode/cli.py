@@ -1,4 +1,4 @@
-"""The command line: `fastdecode generate | chat | demo | bench | acceptance | pull | env`."""
+"""The command line: `fastdecode generate | chat | diffuse | demo | bench | train | acceptance | pull | env`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fastdecode import cli_diffusion
+
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEMO_PROMPTS = (
     "Write a Python function that counts the words of a text, then show the same function with type hints.",
@@ -21,6 +23,7 @@ DEMO_PROMPTS = (
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help="Exact, fast decoding for Hugging Face models.")
 bench = typer.Typer(no_args_is_help=True, help="Measure on this machine.")
 app.add_typer(bench, name="bench")
+cli_diffusion.register(app, bench)
 out, err = Console(), Console(stderr=True)
 
 Model = Annotated[str, typer.Option(help="Path or hub name; the default is pulled when needed.")]

@@ -28,9 +28,9 @@ def describe() -> dict[str, Any]:
 
 
 def operations() -> dict[str, str]:
-    """Operation -> what runs it on the CPU; diagnostics have no compiled version."""
+    """Operation -> what runs it on the CPU; some have no compiled version."""
     compiled = {name: chosen(levels) for name, levels in _C.implementations().items()}
-    return dict(sorted(({name: "reference" for name in ops.DIAGNOSTICS} | compiled).items()))
+    return dict(sorted(({name: "reference" for name in ops.UNCOMPILED} | compiled).items()))
 
 
 def chosen(levels: list[str]) -> str:

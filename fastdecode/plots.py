@@ -57,3 +57,47 @@ def acceptance(report: dict[str, Any], path: Path) -> None:
     panels[0].set_ylabel("chance that a draft is kept")
     panels[-1].legend(fontsize="small")
     figure.savefig(path, dpi=120)
+
+
+def quality(report: dict[str, Any], path: Path) -> None:
+    """Exact match against tokens per forward, one panel per task; points of one policy (top-4, top-8, ...) are joined."""
+    from matplotlib.figure import Figure
+
+    methods = report["methods"]
+    tasks = list(next(iter(methods.values()))["per_task"])
+    lines: dict[str, list[str]] = {}
+    for name in methods:
+        kind, dash, value = name.rpartition("-")
+        lines.setdefault(kind if dash and value.replace(".", "").isdigit() else name, []).append(name)
+    columns = min(4, len(tasks))
+    figure = Figure(figsize=(3.6 * columns, 3.2 * -(-len(tasks) // columns)), layout="constrained")
+    panels = figure.subplots(-(-len(tasks) // columns), columns, squeeze=False, sharey=True).flatten()
+    for axes, task in zip(panels, tasks):
+        for line, names in lines.items():
+            points = sorted((methods[n]["per_task"][task]["tokens_per_forward"], methods[n]["per_task"][task]["exact_match"]) for n in names)
+            axes.plot(*zip(*points), "-o", label=line, markersize=4)
+        axes.set_xscale("log", base=2)
+        axes.set_title(task)
+    for axes in panels[len(tasks) :]:
+        axes.axis("off")
+    panels[0].set_ylabel("exact match")
+    panels[0].set_xlabel("tokens per forward")
+    panels[0].legend(fontsize="x-small")
+    figure.savefig(path, dpi=110)
+
+
+def heatmap(order: list[tuple[int, int, float]], length: int, path: Path) -> None:
+    """When every position of a canvas was committed, and how sure the model was."""
+    from matplotlib.figure import Figure
+
+    passes, scores = [float("nan")] * length, [float("nan")] * length
+    for position, clock, score in order:
+        passes[position], scores[position] = clock, score
+    figure = Figure(figsize=(max(6.0, length / 6), 2.6), layout="constrained")
+    for axes, values, title in zip(figure.subplots(2, 1, sharex=True), (passes, scores), ("pass", "score")):
+        image = axes.imshow([values], aspect="auto", cmap="viridis")
+        axes.set_yticks([])
+        axes.set_ylabel(title)
+        figure.colorbar(image, ax=axes)
+    axes.set_xlabel("position")
+    figure.savefig(path, dpi=120)

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Callable, Iterator, Sequence
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.utils import cached_file
 
 from fastdecode.diffusion.canvas import Canvas
 from fastdecode.diffusion.caches import BlockCausal
 from fastdecode.diffusion.decoding import Decoding
 from fastdecode.diffusion.drafting import DraftingDecoding
 from fastdecode.diffusion.facts import Facts
-from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingSteps, Policy
+from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingSteps, LearnedFilter, Policy
 from fastdecode.diffusion.presets import make_policy
 from fastdecode.errors import UnsupportedModelError
 from fastdecode.ops.unmask_commit import MASKED
@@ -24,11 +25,14 @@ from fastdecode.speculative.inputs import token_ids
 from fastdecode.speculative.request import request_word
 from fastdecode.targets import log_fallback
 from fastdecode.targets.active import DiffusionTarget
+from fastdecode.targets.layouts import layout_of
 from fastdecode.targets.hf_diffusion import HFDiffusionTarget
 from fastdecode.targets.native import NativeTarget
 from fastdecode.targets.weights import load_layout
+from fastdecode.training.unmask_filter import UnmaskFilter
 
 MAX_GAPS = 256
+FILTER_FILE = "unmask_filter.safetensors"
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,9 @@ class DiffusionGenerator:
     def from_pretrained(cls, name_or_path: str, preset: str = "auto", *, dtype: str | torch.dtype = "auto", target: str = "auto", weights: str = "auto", device: str | None = None, **kwargs: Any) -> "DiffusionGenerator":  # fmt: skip
         """Loads a checkpoint of LLaDA or Dream by its names and configuration; no code of the checkpoint is run."""
         facts = Facts.of_checkpoint(name_or_path)
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        if preset == "learn2pd" and "unmask" not in kwargs:
+            kwargs["unmask"] = own_filter(name_or_path)
+        tokenizer = layout_of(name_or_path)[0].tokenizer.from_pretrained(name_or_path)
         if target != "hf" and device in (None, "cpu"):
             try:
                 return cls(NativeTarget.from_pretrained(name_or_path, weights, dtype), tokenizer, preset, facts=facts, **kwargs)
@@ -248,6 +254,14 @@ class DiffusionGenerator:
         stats: DecodeStats = canvas.stats
         stats.emitted, stats.drafter, stats.verifier, stats.lossless = emitted, self.preset, type(self.policy.unmask).__name__, self.policy.lossless
         stats.commit_order = [(p - canvas.prompt, clock, score) for p, clock, score in canvas.commits]
+
+
+def own_filter(name_or_path: str) -> LearnedFilter:
+    """The unmask filter that a checkpoint brings. Raises ValueError where it brings none."""
+    path = cached_file(name_or_path, FILTER_FILE, _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        raise ValueError(f"preset='learn2pd' needs a filter that was trained for the model and {name_or_path} has no {FILTER_FILE}; pass unmask=LearnedFilter(UnmaskFilter.load(path)), or train one with fastdecode train filter")
+    return LearnedFilter(UnmaskFilter.load(path))
 
 
 def _make_target(target: str, model, weights: str) -> DiffusionTarget:

@@ -193,6 +193,14 @@ class LearnedFilter:
     def length(self) -> int:
         return self.network.length
 
+    def accept(self, confidences: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+        """bool [R]: which proposals are final, from the confidences float32 [R] of blocks of these lengths."""
+        blocks = torch.ones(len(lengths), self.length)
+        inside = torch.arange(self.length) < torch.tensor(lengths)[:, None]
+        blocks[inside] = confidences
+        with torch.inference_mode():
+            return self.network(blocks).sigmoid()[inside] > self.bar
+
 
 Unmask = TopK | Threshold | Factor | EntropyBelow | LearnedFilter
 

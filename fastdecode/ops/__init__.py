@@ -13,7 +13,7 @@ from fastdecode.ops.verify_tree_point import verify_tree_point
 from fastdecode.ops.verify_tree_recursive import verify_tree_recursive
 from fastdecode.ops.vocab_stats import VocabStats, vocab_stats
 
-DIAGNOSTICS = ("transport_alpha",)  # double precision, in Python
+UNCOMPILED = ("adaptive_block_size", "transport_alpha")  # a few numbers per call, or a diagnostic in double precision
 
 __all__ = [
     "ChainVerdict",

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from transformers import LlamaConfig, PretrainedConfig, Qwen2Config
+from transformers import LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast, PretrainedConfig, Qwen2Config, Qwen2TokenizerFast
 
 from fastdecode.errors import UnsupportedModelError
 
@@ -24,6 +24,7 @@ class Layout:
         shift: 1 where the output of position j - 1 proposes the token of j, as in models that were adapted from causal ones.
         mask_id: where the configuration does not say.
         delimiters: ids of tokens that end a line.
+        tokenizer: the class that reads its tokenizer's files; what a checkpoint names itself may be code of its own.
     """
 
     config: Callable[[dict[str, Any]], PretrainedConfig]
@@ -31,6 +32,7 @@ class Layout:
     shift: int
     mask_id: int
     delimiters: tuple[int, ...]
+    tokenizer: type[PreTrainedTokenizerBase]
 
 
 _LLADA_NAMES = {
@@ -72,8 +74,8 @@ def _dream_config(raw: dict[str, Any]) -> Qwen2Config:
 
 _DREAM_LINES = (198, 271, 280, 319, 340, 382, 401, 532, 624, 630, 692, 698, 921, 1248, 1837, 1939, 2219, 2533, 3276, 3876, 4894, 5267, 14750, 68327)
 LAYOUTS = {
-    "llada": Layout(_llada_config, _llada_name, 0, 126336, (198,)),
-    "Dream": Layout(_dream_config, lambda name: name, 1, 151666, _DREAM_LINES),
+    "llada": Layout(_llada_config, _llada_name, 0, 126336, (198,), PreTrainedTokenizerFast),
+    "Dream": Layout(_dream_config, lambda name: name, 1, 151666, _DREAM_LINES, Qwen2TokenizerFast),
 }
 
 

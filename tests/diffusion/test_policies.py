@@ -1,0 +1,190 @@
+"""Worked numbers of the policies' specifications, and combinations that make no sense."""
+
+import math
+
+import pytest
+import torch
+
+from fastdecode import ops
+from fastdecode.diffusion.caches import BlockCausal, Delayed, DelayedGreedy, Dual, Prefix
+from fastdecode.diffusion.credit import CreditTable
+from fastdecode.diffusion.order import global_ar_ness, local_ar_ness
+from fastdecode.diffusion.policies import (
+    AdaptiveBlocks,
+    AscendingBlocks,
+    AscendingSteps,
+    Credit,
+    EarlyCommit,
+    EndDamping,
+    EntropyBelow,
+    Factor,
+    FixedBlocks,
+    FreeDraft,
+    LearnedFilter,
+    Policy,
+    Threshold,
+    TimeSteps,
+    UniformSteps,
+    WholeCanvas,
+    ascending_commits,
+)
+from fastdecode.diffusion.presets import PRESETS, make_policy
+from fastdecode.ops import VocabStats
+from fastdecode.training.unmask_filter import UnmaskFilter
+
+
+def test_schedules():
+    assert UniformSteps(4).quotas(10) == [3, 3, 2, 2]
+    assert UniformSteps(64).quotas(10) == UniformSteps().quotas(10) == [1] * 10
+    assert TimeSteps(16).quotas(16) == [0, *[1] * 14, 2]  # Dream, as many steps as masks
+    assert TimeSteps(8).quotas(16) == [1, *[2] * 6, 3]
+    assert ascending_commits(256) == [1, 2, 4, 8, 16, 32, 64, 129]
+    assert AscendingBlocks(4).lengths(128) == [15, 16, 32, 65]
+    assert [sum(ascending_commits(n)) for n in range(1, 40)] == list(range(1, 40))
+    for count in (1, 2, 5):
+        assert sum(AscendingBlocks(count).lengths(100)) == 100
+
+
+def test_damping_of_eos():
+    damping = EndDamping(0.4, 1.0)
+    assert [round(damping.factor(i, 8), 6) for i in (0, 4, 7)] == [0.4, 0.742857, 1.0]
+    damping = EndDamping(0.01, 1.0, ascending=True)
+    assert [round(damping.factor(i, 8), 6) for i in (0, 7)] == [0.013867, 0.996133]
+    assert EndDamping(0.4, 1.0).factor(0, 1) == 1.0
+
+
+def test_bars_of_prophet():
+    bars = [EarlyCommit().bar(step / 256) for step in range(1, 257)]
+    assert [bars.count(b) for b in (7.5, 5.0, 2.5)] == [84, 171 - 84, 256 - 171]
+
+
+def half(token: int) -> VocabStats:
+    """A row in which one token has probability 1/2, and its logit where it is asked for."""
+    logits = torch.full((1, 5), -30.0)
+    logits[0, token], logits[0, (token + 1) % 5] = 0.0, -1e-9
+    return ops.vocab_stats(logits, ids=torch.tensor([[token] + [-1] * 15], dtype=torch.int32))
+
+
+def test_credit_grows_as_worked_out():
+    table = CreditTable(Credit(alpha=0.7, gamma=0.2, beta=0.8), 1, 1)
+    rows = positions = torch.zeros(1, dtype=torch.long)
+    for credit, bonus in ((0.870551, 0.438363), (1.566991, 0.659914), (2.124143, 0.797412)):
+        fused = table.fuse(half(2), rows, positions)
+        assert table.values.max().item() == pytest.approx(credit, abs=1e-6)
+        assert fused.top1.item() == pytest.approx(bonus, abs=2e-6)
+        assert (fused.sample_logit - fused.logsumexp).exp().item() == pytest.approx(1 / (1 + math.exp(-bonus)), abs=1e-5)
+
+
+def test_credit_equals_changed_logits():
+    """On random rows over many steps, the correction of statistics is what a softmax of the changed logits gives."""
+    generator = torch.Generator().manual_seed(0)
+    table, dense = CreditTable(Credit(), 1, 3), torch.zeros(3, 40, dtype=torch.float64)
+    rows, positions = torch.zeros(3, dtype=torch.long), torch.arange(3)
+    for _ in range(10):
+        logits = torch.randn(3, 40, generator=generator) * 2
+        stats = ops.vocab_stats(logits, ids=table.ids[rows, positions])
+        p = logits.double().softmax(-1)
+        dense = dense * 0.8
+        dense[torch.arange(3), p.argmax(-1)] += p.max(-1).values ** 0.2
+        changed = logits.double() + 0.7 * dense.log1p()
+        fused = table.fuse(stats, rows, positions)
+        assert torch.equal(fused.ints[:, 1].long(), changed.argmax(-1))
+        torch.testing.assert_close((fused.sample_logit - fused.logsumexp).exp(), changed.softmax(-1).max(-1).values.float(), rtol=1e-5, atol=1e-6)
+
+
+def adaptive(proposals: list[int], confidences: list[float], reach: int, **options) -> int:
+    floats = torch.zeros(len(proposals), 16)
+    floats[:, 5] = torch.tensor(confidences).log()
+    ints = torch.tensor([[p, p] for p in proposals], dtype=torch.int32)
+    position = torch.arange(10, 10 + len(proposals), dtype=torch.int32)
+    return ops.adaptive_block_size(VocabStats(floats, ints), position, 10, reach, 20, **{"delimiters": torch.tensor([9], dtype=torch.int32), "bar": 0.3, "default": 8, **options})
+
+
+def test_blocks_end_at_the_most_confident_delimiter():
+    assert adaptive([1, 9, 2, 9, 9], [0.9, 0.4, 0.9, 0.6, 0.5], reach=5) == 4
+    assert adaptive([1, 9, 2, 9, 9], [0.9, 0.4, 0.9, 0.6, 0.5], reach=3) == 2
+    assert adaptive([1, 9, 9], [0.9, 0.5, 0.5], reach=3) == 2  # the first of equals
+    assert adaptive([1, 9, 2], [0.9, 0.2, 0.9], reach=3) == 8  # not sure enough
+    assert adaptive([1, 2], [0.9, 0.9], reach=2) == 8
+    assert adaptive([1, 2], [0.9, 0.9], reach=2, default=50) == 20
+    assert AdaptiveBlocks().reach(100, 100, 612) == 128 and AdaptiveBlocks().reach(600, 100, 612) == 12
+    assert AdaptiveBlocks(window="generated").reach(100, 100, 612) == 1 and AdaptiveBlocks(window="generated").reach(300, 100, 612) == 50
+
+
+def test_order_metrics():
+    order = list(range(8))
+    assert local_ar_ness(order) == 7 / 8 and local_ar_ness(order, 3) == 5 / 8 and global_ar_ness(order) == 1.0
+    assert local_ar_ness(order[::-1]) == 0.0 and global_ar_ness(order[::-1]) == 1 / 8
+    assert global_ar_ness(order[::-1], 8) == 1.0
+    assert local_ar_ness([]) == global_ar_ness([]) == 0.0
+
+
+def test_a_filter_is_saved_and_pads_short_blocks(tmp_path):
+    torch.manual_seed(0)
+    network = UnmaskFilter(8)
+    network.save(tmp_path / "filter.safetensors")
+    loaded = UnmaskFilter.load(tmp_path / "filter.safetensors")
+    confidences = torch.rand(11)
+    got = LearnedFilter(loaded, 0.5).accept(confidences, [8, 3])
+    padded = torch.ones(2, 8)
+    padded[0], padded[1, :3] = confidences[:8], confidences[8:]
+    want = network(padded).sigmoid() > 0.5
+    assert torch.equal(got, torch.cat([want[0], want[1, :3]]))
+    assert LearnedFilter(loaded, 1.0).accept(confidences, [8, 3]).sum() == 0
+
+
+def test_every_preset_is_a_policy():
+    for name in PRESETS:
+        if name == "learn2pd":
+            with pytest.raises(ValueError, match="needs a filter"):
+                make_policy(name)
+            assert make_policy(name, unmask=LearnedFilter(UnmaskFilter())).unmask.bar == 0.96
+        else:
+            assert isinstance(make_policy(name), Policy)
+
+
+BAD = [
+    (dict(blocks=AdaptiveBlocks(), steps=AscendingSteps()), "cannot be planned"),
+    (dict(blocks=AdaptiveBlocks(), steps=UniformSteps(4)), "cannot be planned"),
+    (dict(blocks=AscendingBlocks(2)), "needs steps=AscendingSteps"),
+    (dict(steps=TimeSteps(8)), "use blocks=WholeCanvas"),
+    (dict(unmask=EntropyBelow()), "scorer='neg_entropy'"),
+    (dict(unmask=Threshold(), scorer="neg_entropy"), "compares probabilities"),
+    (dict(unmask=Factor(), scorer="random"), "compares probabilities"),
+    (dict(unmask=LearnedFilter(UnmaskFilter()), blocks=WholeCanvas()), "needs FixedBlocks"),
+    (dict(unmask=LearnedFilter(UnmaskFilter()), blocks=FixedBlocks(64)), "no longer than the filter's input"),
+    (dict(unmask=LearnedFilter(UnmaskFilter()), scorer="margin"), "reads confidences"),
+    (dict(end_damping=EndDamping(), scorer="neg_entropy"), "would promote EOS"),
+    (dict(end_damping=EndDamping(), unmask=LearnedFilter(UnmaskFilter())), "does not reach"),
+    (dict(drafts=FreeDraft(), steps=UniformSteps(4)), "verifies one token per step"),
+    (dict(drafts=FreeDraft(), unmask=Factor()), "not of Factor"),
+    (dict(drafts=FreeDraft(), scorer="random"), "has no order to follow"),
+    (dict(drafts=FreeDraft(), credit=Credit()), "depend on the way"),
+    (dict(drafts=FreeDraft(), early_commit=EarlyCommit()), "ends the losslessness"),
+    (dict(drafts=FreeDraft(), cache=Delayed(4)), "frozen keys do not change"),
+    (dict(drafts=FreeDraft(), cache=Dual(4)), "frozen keys do not change"),
+    (dict(cache=DelayedGreedy()), "only scorer='random'"),
+    (dict(early_commit=EarlyCommit(answer=(3,)), cache=Prefix()), "does not compute"),
+    (dict(early_commit=EarlyCommit(parts=(0.7, 0.3))), "must ascend"),
+    (dict(cache=BlockCausal(), blocks=WholeCanvas()), "FixedBlocks of the model's length"),
+    (dict(credit=Credit(), scorer="random"), "ignores them"),
+    (dict(scorer="best"), "scorer='best' is unknown"),
+    (dict(blocks=FixedBlocks(0)), r"FixedBlocks\(length=0\)"),
+    (dict(blocks=AdaptiveBlocks(window="all")), "window='all'"),
+    (dict(cache=Delayed(0)), r"Delayed\(interval=0\)"),
+    (dict(drafts=FreeDraft(True)), r"FreeDraft\(depth=True\)"),
+    (dict(unmask=Threshold(math.nan)), "not a number"),
+    (dict(preset="fastest"), "preset='fastest' is unknown"),
+]
+
+
+@pytest.mark.parametrize("parts, message", BAD, ids=lambda v: v if isinstance(v, str) else "")
+def test_parts_that_do_not_go_together(parts, message):
+    with pytest.raises(ValueError, match=message):
+        make_policy(**{"preset": "llada", **parts})
+
+
+@pytest.mark.parametrize("parts, message", [(dict(cache="dual"), "cache='dual' is not a part"), (dict(unmask=0.9), "unmask=0.9 is not a part"), (dict(block=FixedBlocks(8)), "block: no part of a policy")])
+def test_wrong_kinds_of_parts(parts, message):
+    with pytest.raises(TypeError, match=message):
+        make_policy("llada", **parts)
