@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Callable, Iterator
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import cached_file
@@ -33,7 +33,10 @@ class CheckpointWeights:
         self._open = ExitStack()
         self._files = {}
         for file in _weight_files(name_or_path):
-            handle = self._open.enter_context(safe_open(file, framework="pt"))
+            try:
+                handle = self._open.enter_context(safe_open(file, framework="pt"))
+            except SafetensorError as error:
+                raise UnsupportedModelError(f"{file} is damaged or cut short ({error}); fetch the checkpoint again") from error
             self._files.update({name: handle for name in handle.keys()})
 
     def fill(self, module: nn.Module, prefix: str) -> None:
@@ -121,4 +124,8 @@ def _weight_files(name_or_path: str) -> list[str]:
         names = sorted(set(json.load(file)["weight_map"].values()))
     if any(PurePath(name).name != name for name in names):
         raise UnsupportedModelError(f"{name_or_path}: the index of its weights names files outside the checkpoint")
-    return [find(name) for name in names]
+    files = {name: find(name) for name in names}
+    missing = [name for name, file in files.items() if file is None]
+    if missing:
+        raise UnsupportedModelError(f"{name_or_path} lacks {', '.join(missing)}, which its index names; fetch the checkpoint again")
+    return list(files.values())

@@ -1,0 +1,260 @@
+"""Checkpoints, arguments, infilling, streaming: what users of `DiffusionGenerator` touch."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fastdecode import DiffusionGenerator, Gap, UnsupportedModelError
+from fastdecode.diffusion.caches import BlockCausal, Dual
+from fastdecode.diffusion.policies import AdaptiveBlocks, Credit, EarlyCommit, FixedBlocks, FreeDraft, Threshold, UniformSteps
+from fastdecode.targets.hf_diffusion import HFDiffusionTarget
+from fastdecode.targets.layouts import LAYOUTS
+from fastdecode.targets.native import NativeTarget
+from tests.diffusion.models import EOS, MASK, all_logits, diffusion_model, generator
+from tests.models import byte_tokenizer, random_prompt, small_model
+from tests.threads import one_thread  # noqa: F401
+
+PROMPT = random_prompt(9, seed=1)
+
+
+def checkpoint(kind: str, folder, shards: bool = False, **changes):
+    """A small random checkpoint with the names and configuration keys of LLaDA or Dream, and the model that it holds."""
+    model = small_model("llama" if kind == "llada" else "qwen2", scale=6.0)
+    c = model.config
+    tensors = {LAYOUTS[kind].rename(name): t.clone() for name, t in model.state_dict().items()}
+    raw = {**c.to_dict(), "model_type": "Dream", "architectures": ["DreamModel"], "auto_map": {"AutoModel": "modeling_dream.DreamModel"}, "mask_token_id": MASK, "eos_token_id": EOS, "torch_dtype": "float32"}
+    if kind == "llada":
+        raw = dict(model_type="llada", architectures=["LLaDAModelLM"], auto_map={"AutoModel": "modeling_llada.LLaDAModelLM"}, d_model=c.hidden_size, n_layers=c.num_hidden_layers, n_heads=c.num_attention_heads, n_kv_heads=c.num_key_value_heads, mlp_hidden_size=c.intermediate_size, rope_theta=c.rope_parameters["rope_theta"], rms_norm_eps=c.rms_norm_eps, embedding_size=c.vocab_size, vocab_size=c.vocab_size - 1, weight_tying=False, max_sequence_length=512, rope=True, rope_full_precision=True, include_bias=False, include_qkv_bias=False, block_type="llama", layer_norm_type="rms", activation_type="silu", mask_token_id=MASK, eos_token_id=EOS, pad_token_id=EOS, torch_dtype="float32")  # fmt: skip
+    (folder / "config.json").write_text(json.dumps({**raw, **changes}))
+    byte_tokenizer().save_pretrained(folder)
+    if not shards:
+        save_file(tensors, folder / "model.safetensors")
+        return model
+    names = sorted(tensors)
+    parts = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
+    for file, own in parts.items():
+        save_file({n: tensors[n] for n in own}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {n: file for file, own in parts.items() for n in own}}))
+    return model
+
+
+@pytest.mark.parametrize("kind", ["llada", "Dream"])
+@pytest.mark.parametrize("shards", [False, True])
+def test_checkpoints_by_their_real_names(kind, shards, tmp_path):
+    model = checkpoint(kind, tmp_path, shards)
+    native = DiffusionGenerator.from_pretrained(str(tmp_path), "llada", blocks=FixedBlocks(6))
+    modules = DiffusionGenerator.from_pretrained(str(tmp_path), "llada", blocks=FixedBlocks(6), target="hf")
+    by_hand = DiffusionGenerator(model, byte_tokenizer(), "llada", blocks=FixedBlocks(6), mask_token_id=MASK, eos_token_id=EOS, shift=kind == "Dream" and 1 or 0)
+    assert isinstance(native.target, NativeTarget) and isinstance(modules.target, HFDiffusionTarget)
+    assert native.facts.shift == (kind == "Dream") and native.facts.mask == MASK and native.facts.eos == (EOS,)
+    want = by_hand.generate(PROMPT, 14).token_ids
+    assert native.generate(PROMPT, 14).token_ids == modules.generate(PROMPT, 14).token_ids == want
+
+
+def test_the_name_traps_of_llada(tmp_path):
+    """ff_out is the head at the top and the down projection in a block; ff_proj is the gate."""
+    model = checkpoint("llada", tmp_path)
+    right = DiffusionGenerator.from_pretrained(str(tmp_path), "llada", target="hf").target.model
+    tokens = PROMPT + [MASK] * 4
+    assert (all_logits(right, tokens) - all_logits(model, tokens)).abs().max() < 1e-4
+    tensors = load_file(tmp_path / "model.safetensors")
+    block = "model.transformer.blocks.0."
+    tensors[block + "ff_proj.weight"], tensors[block + "up_proj.weight"] = tensors[block + "up_proj.weight"], tensors[block + "ff_proj.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    swapped = DiffusionGenerator.from_pretrained(str(tmp_path), "llada", target="hf").target.model
+    assert (all_logits(swapped, tokens) - all_logits(model, tokens)).abs().max() > 1e-2
+
+
+def test_tied_checkpoints_have_no_head(tmp_path):
+    model = checkpoint("llada", tmp_path, weight_tying=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.transformer.ff_out.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with torch.no_grad():
+        model.lm_head.weight.copy_(model.model.embed_tokens.weight)
+    want = DiffusionGenerator(model, byte_tokenizer(), "llada", mask_token_id=MASK, eos_token_id=EOS).generate(PROMPT, 8).token_ids
+    for target in ("native", "hf"):
+        assert DiffusionGenerator.from_pretrained(str(tmp_path), "llada", target=target).generate(PROMPT, 8).token_ids == want
+
+
+def remove(name):
+    return lambda folder, tensors: tensors.pop(name)
+
+
+BROKEN = {
+    "a tensor is missing": (remove("model.transformer.ln_f.weight"), "no tensor 'model.transformer.ln_f.weight'"),
+    "the head is missing": (remove("model.transformer.ff_out.weight"), "no tensor 'model.transformer.ff_out.weight'"),
+    "a shape is wrong": (lambda folder, tensors: tensors.update({"model.transformer.blocks.1.q_proj.weight": torch.zeros(3, 3)}), r"q_proj.weight' of the checkpoint has shape \[3, 3\]"),
+}
+
+
+@pytest.mark.parametrize("target", ["native", "hf"])
+@pytest.mark.parametrize("name", BROKEN)
+def test_checkpoints_that_do_not_fit(name, target, tmp_path):
+    checkpoint("llada", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    BROKEN[name][0](tmp_path, tensors)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UnsupportedModelError, match=BROKEN[name][1]):
+        DiffusionGenerator.from_pretrained(str(tmp_path), target=target)
+
+
+@pytest.mark.parametrize("target", ["native", "hf"])
+def test_files_that_are_not_whole(target, tmp_path):
+    checkpoint("llada", tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(UnsupportedModelError, match="damaged or cut short"):
+        DiffusionGenerator.from_pretrained(str(tmp_path), target=target)
+    file.unlink()
+    with pytest.raises(UnsupportedModelError, match="no safetensors files"):
+        DiffusionGenerator.from_pretrained(str(tmp_path), target=target)
+    checkpoint("llada", tmp_path, shards=True)
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(UnsupportedModelError, match="lacks model-00002-of-00002.safetensors"):
+        DiffusionGenerator.from_pretrained(str(tmp_path), target=target)
+
+
+def test_other_checkpoints_are_refused(tmp_path):
+    small_model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="model_type='llama'.*use SpeculativeGenerator"):
+        DiffusionGenerator.from_pretrained(str(tmp_path))
+    checkpoint("llada", tmp_path, scale_logits=True)
+    with pytest.raises(UnsupportedModelError, match="scale_logits=True"):
+        DiffusionGenerator.from_pretrained(str(tmp_path))
+
+
+MADE = {
+    "a mask outside the vocabulary": (dict(mask_token_id=100_000), "mask_token_id=100000 is not in the model's vocabulary"),
+    "shift 2": (dict(shift=2), "shift=2 must be 0"),
+    "target": (dict(target="gpu"), "target='gpu' is unknown"),
+    "weights": (dict(target="native", weights="int4"), "weights='int4' is unknown"),
+    "delimiters": (dict(blocks=AdaptiveBlocks()), "needs delimiters"),
+    "blocks that the model has not": (dict(cache=BlockCausal()), "no such blocks"),
+    "blocks of another length": (dict(cache=BlockCausal(), blocks=FixedBlocks(8), block_length=16), "does not fit the model's blocks of 16"),
+    "a cache that the model's blocks need": (dict(block_length=16), "blocks of 16"),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_wrong_constructions(name):
+    options, message = MADE[name]
+    with pytest.raises(ValueError, match=message):
+        DiffusionGenerator(diffusion_model(dtype=torch.float32), byte_tokenizer(), "llada", **{"mask_token_id": MASK, **options})
+
+
+def test_a_model_without_a_mask():
+    with pytest.raises(ValueError, match="mask_token_id is missing"):
+        DiffusionGenerator(diffusion_model(dtype=torch.float32), byte_tokenizer())
+    with pytest.raises(UnsupportedModelError, match="GPT2LMHeadModel"):
+        DiffusionGenerator(small_model("gpt2"), byte_tokenizer(), mask_token_id=MASK, target="native")
+
+
+CALLS = {
+    "a mask in the prompt": (lambda g: g.generate([1, MASK, 2], 4), ValueError, "holds the mask, token 255"),
+    "an empty prompt": (lambda g: g.generate("", 4), ValueError, "empty string"),
+    "no canvas": (lambda g: g.generate(PROMPT, 0), ValueError, "max_new_tokens=0"),
+    "half a token": (lambda g: g.generate(PROMPT, 2.5), ValueError, "max_new_tokens=2.5"),
+    "too long": (lambda g: g.generate(PROMPT, 600), ValueError, "609 positions, the model has 512.*at most 503"),
+    "temperature": (lambda g: g.generate(PROMPT, 4, temperature=-1.0), ValueError, "temperature=-1.0"),
+    "seed": (lambda g: g.generate(PROMPT, 4, seed=-1), ValueError, "seed=-1"),
+    "stop": (lambda g: g.generate(PROMPT, 4, stop=[""]), ValueError, "stop="),
+    "an id outside": (lambda g: g.generate([1, 5000], 4), ValueError, "token id 5000"),
+    "a stream with a mask": (lambda g: g.stream([1, MASK], 4), ValueError, "holds the mask"),
+    "infill": (lambda g: g.infill(["a", Gap(2)]), PermissionError, "allow_infill=True"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_wrong_calls(name):
+    call, error, message = CALLS[name]
+    with pytest.raises(error, match=message):
+        call(generator("native"))
+
+
+@pytest.mark.parametrize("parts", [dict(drafts=FreeDraft(2)), dict(credit=Credit(), unmask=Threshold())])
+def test_what_is_defined_for_the_most_probable_tokens_only(parts):
+    with pytest.raises(ValueError, match="use temperature=0"):
+        generator("native", **parts).generate(PROMPT, 4, temperature=0.5)
+
+
+INFILL = {
+    "no gap": (["ab"], ValueError, "has 0 gaps"),
+    "too many gaps": ([Gap(1)] * 300, ValueError, "has 300 gaps"),
+    "a number": (["ab", 3], TypeError, "list of strings and Gap"),
+    "a string": ("ab", TypeError, "list of strings and Gap"),
+}
+
+
+@pytest.mark.parametrize("name", INFILL)
+def test_wrong_templates(name):
+    template, error, message = INFILL[name]
+    with pytest.raises(error, match=message):
+        generator("native", allow_infill=True).infill(template)
+
+
+def test_gaps_have_tokens():
+    for count in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match="positive number of tokens"):
+            Gap(count)
+    with pytest.raises(ValueError, match="begin with text"):
+        generator("native", 1, allow_infill=True).infill([Gap(2), "ab"])
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("parts", [{}, {"cache": Dual()}, {"drafts": FreeDraft(3)}], ids=["plain", "dual", "drafts"])
+def test_infill_fills_gaps_and_nothing_else(shift, parts):
+    made = generator("native", shift, blocks=FixedBlocks(5), allow_infill=True, **parts)
+    result = made.infill(["start ", Gap(4), " middle ", Gap(7), " end"])
+    assert len(result.token_ids) == 11 and MASK not in result.token_ids
+    ids = made.tokenizer("start ")["input_ids"] + result.token_ids[:4] + made.tokenizer(" middle ")["input_ids"] + result.token_ids[4:] + made.tokenizer(" end")["input_ids"]
+    assert result.text == made.tokenizer.decode(ids, skip_special_tokens=True)
+    seen = []
+    withheld = made.infill(["start ", Gap(4)], moderate=lambda text: seen.append(text) or False)
+    assert withheld.text is None and withheld.token_ids == [] and withheld.finish_reason == "moderated" and seen[0].startswith("start ")
+
+
+def test_states_of_a_stream_lead_to_the_result():
+    made = generator("native", blocks=FixedBlocks(6), unmask=Threshold(0.3), eos=EOS)
+    states = list(made.stream([PROMPT, PROMPT[:4]], 15))
+    results = made.generate([PROMPT, PROMPT[:4]], 15)
+    for index, result in enumerate(results):
+        own = [s for s in states if s.index == index]
+        assert [s.forwards for s in own] == list(range(1, result.stats.forwards + 1))
+        assert [s.finish_reason for s in own[:-1]] == [None] * (len(own) - 1) and own[-1].finish_reason == result.finish_reason
+        assert own[-1].token_ids[: len(result.token_ids)] == result.token_ids
+        for a, b in zip(own, own[1:]):
+            assert all(x is None or x == y for x, y in zip(a.token_ids, b.token_ids))  # what is committed stays
+
+
+def test_stop_strings_cut_the_text():
+    made = generator("native", blocks=FixedBlocks(6))
+    whole = made.generate(PROMPT, 16)
+    middle = whole.text[5:7]
+    cut = made.generate(PROMPT, 16, stop=middle)
+    assert cut.finish_reason == "stop" and cut.text == whole.text[: whole.text.find(middle)]
+
+
+def test_early_commit_fills_everything_at_once():
+    made = generator("native", early_commit=EarlyCommit(bars=(0.0, 0.0, 0.0)), blocks=FixedBlocks(6))
+    result = made.generate(PROMPT, 16)
+    logits = all_logits(diffusion_model(0, 3, torch.float32), PROMPT + [MASK] * 16)
+    logits[:, MASK] = -torch.inf
+    assert result.stats.forwards == 1 and result.token_ids == logits[len(PROMPT) :].argmax(-1).tolist()
+
+
+def test_statistics_and_seeds():
+    made = generator("native", blocks=FixedBlocks(6), steps=UniformSteps(3))
+    a, b = made.generate(PROMPT, 18, temperature=1.0, seed=5), made.generate(PROMPT, 18, temperature=1.0, seed=5)
+    assert a.token_ids == b.token_ids and a.token_ids != made.generate(PROMPT, 18, temperature=1.0, seed=6).token_ids
+    stats = a.stats.to_dict()
+    assert stats["rounds"] == 9 and stats["emitted"] == 18 and a.stats.tokens_per_forward == 2.0 and a.stats.lossless
+    assert stats["recomputed"] == 9 * (len(PROMPT) + 18) and set(stats["seconds"]) == {"target", "commit"}
+    assert not generator("native", cache=Dual()).generate(PROMPT, 4).stats.lossless
+
+
+def test_equal_prompts_of_one_call_draw_different_tokens():
+    one, two = generator("native").generate([PROMPT, PROMPT], 12, temperature=1.5, seed=1)
+    assert one.token_ids != two.token_ids
