@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig
 
 from fastdecode.targets.layouts import layout_of
 
@@ -38,14 +38,12 @@ class Facts:
         return cls(layout.mask_id if mask is None else int(mask), _ids(raw.get("eos_token_id")), layout.shift, None, delimiters)
 
     @classmethod
-    def of_model(cls, model: PreTrainedModel, tokenizer, given: dict[str, Any]) -> "Facts":
-        """From arguments, the configuration and the tokenizer, in this order."""
-        config = model.config
+    def of_model(cls, config: PretrainedConfig | None, vocabulary: int, tokenizer, given: dict[str, Any]) -> "Facts":
+        """From arguments, the model's configuration and the tokenizer, in this order."""
         first = lambda *values: next((v for v in values if v is not None), None)
         mask = first(given.get("mask_token_id"), getattr(config, "mask_token_id", None), getattr(tokenizer, "mask_token_id", None))
         if mask is None:
             raise ValueError("mask_token_id is missing: neither the model's configuration nor the tokenizer names a mask; pass mask_token_id=")
-        vocabulary = model.get_output_embeddings().weight.shape[0]
         if not isinstance(mask, int) or isinstance(mask, bool) or not 0 <= mask < vocabulary:
             raise ValueError(f"mask_token_id={mask!r} is not in the model's vocabulary 0 .. {vocabulary - 1}; check that tokenizer and model belong together")
         shift = given.get("shift", 0)

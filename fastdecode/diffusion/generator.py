@@ -85,9 +85,9 @@ class DiffusionGenerator:
     def __init__(self, model: PreTrainedModel | DiffusionTarget, tokenizer=None, preset: str = "auto", *, target: str = "auto", weights: str = "auto", allow_infill: bool = False, facts: Facts | None = None, mask_token_id: int | None = None, eos_token_id: int | None = None, shift: int = 0, block_length: int | None = None, **parts: Any):  # fmt: skip
         self.policy = make_policy(preset, **parts)
         given = {"mask_token_id": mask_token_id, "eos_token_id": eos_token_id, "shift": shift, "block_length": block_length}
-        self.facts = facts or Facts.of_model(model if isinstance(model, PreTrainedModel) else model.model, tokenizer, given)
-        _check_blocks(self.policy, self.facts)
         self.target = _make_target(target, model, weights)
+        self.facts = facts or Facts.of_model(_config_of(model), self.target.vocab_size, tokenizer, given)
+        _check_blocks(self.policy, self.facts)
         self.tokenizer, self.preset, self.allow_infill = tokenizer, preset, allow_infill
         self._lock = threading.RLock()  # one pass at a time: calls from several threads take turns
 
@@ -256,6 +256,10 @@ class DiffusionGenerator:
         stats.commit_order = [(p - canvas.prompt, clock, score) for p, clock, score in canvas.commits]
 
 
+def _config_of(model: PreTrainedModel | DiffusionTarget):
+    return getattr(model if isinstance(model, PreTrainedModel) else getattr(model, "model", None), "config", None)
+
+
 def own_filter(name_or_path: str) -> LearnedFilter:
     """The unmask filter that a checkpoint brings. Raises ValueError where it brings none."""
     path = cached_file(name_or_path, FILTER_FILE, _raise_exceptions_for_missing_entries=False)
@@ -268,6 +272,8 @@ def _make_target(target: str, model, weights: str) -> DiffusionTarget:
     if target not in ("auto", "native", "hf"):
         raise ValueError(f"target={target!r} is unknown: use auto, native or hf")
     if not isinstance(model, PreTrainedModel):
+        if not all(callable(getattr(model, method, None)) for method in ("new_slots", "forward_active", "copy_slots")):
+            raise TypeError(f"model is {type(model).__name__}, expected a transformers PreTrainedModel or a DiffusionTarget; DiffusionGenerator.from_pretrained loads a checkpoint")
         return model
     if target == "native":
         return NativeTarget(model, weights)

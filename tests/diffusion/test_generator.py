@@ -148,6 +148,8 @@ def test_wrong_constructions(name):
 def test_a_model_without_a_mask():
     with pytest.raises(ValueError, match="mask_token_id is missing"):
         DiffusionGenerator(diffusion_model(dtype=torch.float32), byte_tokenizer())
+    with pytest.raises(TypeError, match="model is str"):
+        DiffusionGenerator("GSAI-ML/LLaDA-8B-Instruct", byte_tokenizer(), mask_token_id=MASK)
     with pytest.raises(UnsupportedModelError, match="GPT2LMHeadModel"):
         DiffusionGenerator(small_model("gpt2"), byte_tokenizer(), mask_token_id=MASK, target="native")
 
