@@ -17,7 +17,9 @@ class RowState(Protocol):
 
     Attributes:
         length: of prompt and canvas. prompt: of the prompt.
-        start, stop: the current block. step: in the block, from 0. clock: step of the whole generation.
+        start, stop: the current block, previous: where the one before it began. step: in the block, from 0. clock: step of
+            the whole generation.
+        grid: length of the model's own blocks, if it has any.
         changed: int32 [length], clock at which a position got its token; -1 for the prompt, MASKED for masks.
         shift: 1 where the output of position j - 1 proposes the token of j, else 0.
         upcoming: positions that this step commits, where that is known before (else empty), and those of the step before.
@@ -27,8 +29,10 @@ class RowState(Protocol):
     prompt: int
     start: int
     stop: int
+    previous: int
     step: int
     clock: int
+    grid: int | None
     changed: np.ndarray
     shift: int
     upcoming: np.ndarray
@@ -192,7 +196,7 @@ class BlockCausal:
     def active(self, row: RowState) -> np.ndarray:
         if self.refreshes(row):
             return np.arange(row.stop, dtype=np.int32)
-        first = row.start if row.step else row.previous
+        first = (row.start if row.step else row.previous) // row.grid * row.grid  # given tokens in a block see its masks too
         return np.arange(max(0, first - row.shift), row.stop, dtype=np.int32)
 
 

@@ -20,6 +20,7 @@ class Canvas:
         prompt: where the canvas begins. length: where it ends.
         shift: 1 where the output of position j - 1 proposes the token of j.
         key: (seed, request) words of its random numbers.
+        grid: length of the model's own blocks, which begin at position 0, if its tokens see no later block.
         start, stop, previous: the current block, and where the one before it began.
         step, clock: in the block, and of the generation.
         quotas: least number of tokens for each step of the block.
@@ -35,6 +36,7 @@ class Canvas:
     length: int
     shift: int
     key: tuple[int, int]
+    grid: int | None = None
     block_lengths: list[int] = field(default_factory=list)
     start: int = 0
     stop: int = 0

@@ -29,14 +29,13 @@ class Decoding:
         banned: ids that are never proposed (the mask itself).
         temperature: 0 takes the most probable token.
         eos: ids that end a text.
-        block_length: of the model's own blocks, if its attention is block-causal.
     """
 
-    def __init__(self, target: DiffusionTarget, policy: Policy, canvases: Sequence[Canvas], tokens: torch.Tensor, changed: torch.Tensor, *, banned: Sequence[int], temperature: float, eos: Sequence[int], block_length: int | None = None):  # fmt: skip
+    def __init__(self, target: DiffusionTarget, policy: Policy, canvases: Sequence[Canvas], tokens: torch.Tensor, changed: torch.Tensor, *, banned: Sequence[int], temperature: float, eos: Sequence[int]):  # fmt: skip
         self.target, self.policy, self.canvases = target, policy, list(canvases)
         self.tokens, self.changed = tokens, changed
         self.banned = torch.tensor(list(banned), dtype=torch.int32)
-        self.temperature, self.eos, self.block_length = temperature, frozenset(eos), block_length
+        self.temperature, self.eos = temperature, frozenset(eos)
         self.branches = policy.drafts.depth if policy.drafts else 1
         self.slots = target.new_slots(len(self.canvases) * self.branches, tokens.shape[1])
         self.credit = CreditTable(policy.credit, *tokens.shape) if policy.credit else None
@@ -108,9 +107,10 @@ class Decoding:
         """int32, positions that the wanted outputs propose tokens for."""
         return part.positions[part.wanted] + np.int32(canvas.shift)
 
-    def _ends(self, canvas: Canvas, positions: np.ndarray) -> np.ndarray:
-        if self.block_length:
-            return np.minimum((positions // self.block_length + 1) * self.block_length, canvas.length).astype(np.int32)
+    @staticmethod
+    def _ends(canvas: Canvas, positions: np.ndarray) -> np.ndarray:
+        if canvas.grid:
+            return np.minimum((positions // canvas.grid + 1) * canvas.grid, canvas.length).astype(np.int32)
         return np.full(len(positions), canvas.length, np.int32)
 
     def _wanted(self, canvas: Canvas) -> np.ndarray:
@@ -175,7 +175,7 @@ class Decoding:
         blocks = self.policy.blocks
         if isinstance(blocks, (FixedBlocks, AdaptiveBlocks)):
             length = blocks.length
-            if self.block_length:  # the model's own grid begins at position 0
+            if canvas.grid:
                 return min(canvas.length, (canvas.start // length + 1) * length)
             return min(canvas.length, canvas.start + length)
         if isinstance(blocks, AscendingBlocks) and canvas.block_lengths:

@@ -35,7 +35,8 @@ class Facts:
             raise ValueError(f"{name_or_path} has model_type={raw.get('model_type')!r}, which is no masked-diffusion model that is known; use SpeculativeGenerator for causal models")
         mask = raw.get("mask_token_id")
         delimiters = tuple(raw.get("delimiter_token_ids", layout.delimiters))
-        return cls(layout.mask_id if mask is None else int(mask), _ids(raw.get("eos_token_id")), layout.shift, None, delimiters)
+        block = raw.get(*layout.block_length) if layout.block_length else None
+        return cls(layout.mask_id if mask is None else int(mask), _ids(raw.get("eos_token_id")), layout.shift, block, delimiters)
 
     @classmethod
     def of_model(cls, config: PretrainedConfig | None, vocabulary: int, tokenizer, given: dict[str, Any]) -> "Facts":

@@ -16,7 +16,7 @@ from fastdecode.diffusion.caches import BlockCausal
 from fastdecode.diffusion.decoding import Decoding
 from fastdecode.diffusion.drafting import DraftingDecoding
 from fastdecode.diffusion.facts import Facts
-from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingSteps, LearnedFilter, Policy
+from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingSteps, FixedBlocks, LearnedFilter, Policy
 from fastdecode.diffusion.presets import make_policy
 from fastdecode.errors import UnsupportedModelError
 from fastdecode.ops.unmask_commit import MASKED
@@ -83,10 +83,12 @@ class DiffusionGenerator:
     """
 
     def __init__(self, model: PreTrainedModel | DiffusionTarget, tokenizer=None, preset: str = "auto", *, target: str = "auto", weights: str = "auto", allow_infill: bool = False, facts: Facts | None = None, mask_token_id: int | None = None, eos_token_id: int | None = None, shift: int = 0, block_length: int | None = None, **parts: Any):  # fmt: skip
-        self.policy = make_policy(preset, **parts)
+        make_policy(preset, **parts)  # what does not go together is refused before a model is packed
         given = {"mask_token_id": mask_token_id, "eos_token_id": eos_token_id, "shift": shift, "block_length": block_length}
         self.target = _make_target(target, model, weights)
         self.facts = facts or Facts.of_model(_config_of(model), self.target.vocab_size, tokenizer, given)
+        own = {"cache": BlockCausal(), "blocks": FixedBlocks(self.facts.block_length)} if self.facts.block_length else {}
+        self.policy = make_policy(preset, **{**own, **parts})
         _check_blocks(self.policy, self.facts)
         self.tokenizer, self.preset, self.allow_infill = tokenizer, preset, allow_infill
         self._lock = threading.RLock()  # one pass at a time: calls from several threads take turns
@@ -184,7 +186,7 @@ class DiffusionGenerator:
         canvases = []
         for row, (ids, at, prompt, key) in enumerate(rows):
             tokens[row, : len(ids)], changed[row, : len(ids)] = torch.tensor(ids), torch.tensor(at)
-            canvas = Canvas(row, tokens[row, : len(ids)].numpy(), changed[row, : len(ids)].numpy(), prompt, len(ids), self.facts.shift, key)
+            canvas = Canvas(row, tokens[row, : len(ids)].numpy(), changed[row, : len(ids)].numpy(), prompt, len(ids), self.facts.shift, key, self.facts.block_length)
             canvas.stats.prompt_tokens = prompt
             canvases.append(canvas)
         return canvases, tokens, changed
@@ -221,7 +223,7 @@ class DiffusionGenerator:
         kind = DraftingDecoding if policy.drafts else Decoding
         canvases, tokens, changed = batch
         with self._lock:
-            return kind(self.target, policy, canvases, tokens, changed, banned=[self.facts.mask], temperature=float(temperature), eos=self.facts.eos, block_length=self.facts.block_length)
+            return kind(self.target, policy, canvases, tokens, changed, banned=[self.facts.mask], temperature=float(temperature), eos=self.facts.eos)
 
     def _step(self, decoding: Decoding) -> None:
         with self._lock:

@@ -78,7 +78,7 @@ class NativeTarget:
         """
         model = skeleton(name_or_path, dtype)
         layout, _ = layout_of(name_or_path)
-        checkpoint = CheckpointWeights(name_or_path, layout.rename if layout else str)
+        checkpoint = CheckpointWeights(name_or_path, layout, model.config)
         try:
             target = cls(model, weights, checkpoint=checkpoint)
         finally:

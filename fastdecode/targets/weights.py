@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack, contextmanager
 from pathlib import PurePath
-from typing import Callable, Iterator
+from typing import Iterator
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from fastdecode.errors import UnsupportedModelError
-from fastdecode.targets.layouts import layout_of
+from fastdecode.targets.layouts import Layout, layout_of
 
 
 class CheckpointWeights:
@@ -22,14 +22,15 @@ class CheckpointWeights:
 
     Args:
         name_or_path: a directory, or a repository of the hub.
-        rename: from the name of a parameter to that of its tensor.
+        layout: of a checkpoint with other names than the model has.
+        config: of the model, which the layout may need.
 
     Raises:
         UnsupportedModelError: the checkpoint has no safetensors files.
     """
 
-    def __init__(self, name_or_path: str, rename: Callable[[str], str] = str):
-        self._rename = rename
+    def __init__(self, name_or_path: str, layout: Layout | None = None, config: PretrainedConfig | None = None):
+        self._layout, self._config = layout, config
         self._open = ExitStack()
         self._files = {}
         for file in _weight_files(name_or_path):
@@ -46,13 +47,26 @@ class CheckpointWeights:
             UnsupportedModelError: a name is missing or has another shape.
         """
         for name, parameter in list(module.named_parameters()):
-            full = self._rename(f"{prefix}.{name}" if prefix else name)
-            if full not in self._files:
-                raise UnsupportedModelError(f"the checkpoint has no tensor {full!r}: its names are not those of the model")
-            tensor = self._files[full].get_tensor(full)
-            if tensor.shape != parameter.shape:
-                raise UnsupportedModelError(f"tensor {full!r} of the checkpoint has shape {list(tensor.shape)}, the configuration asks for {list(parameter.shape)}")
-            _set(module, name, tensor)
+            _set(module, name, self._tensor(prefix, name, parameter.shape))
+        stored = module.state_dict()
+        for name, buffer in list(module.named_buffers()):
+            if name in stored:
+                *path, last = name.split(".")
+                module.get_submodule(".".join(path))._buffers[last] = self._tensor(prefix, name, buffer.shape).to(buffer.dtype)
+
+    def _tensor(self, prefix: str, name: str, shape: torch.Size) -> torch.Tensor:
+        name = f"{prefix}.{name}" if prefix else name
+        tensor = self._layout.assemble(name, self._config, self._get) if self._layout else None
+        full = self._layout.rename(name) if self._layout else name
+        tensor = self._get(full) if tensor is None else tensor
+        if tensor.shape != shape:
+            raise UnsupportedModelError(f"tensor {full!r} of the checkpoint has shape {list(tensor.shape)}, the configuration asks for {list(shape)}")
+        return tensor
+
+    def _get(self, full: str) -> torch.Tensor:
+        if full not in self._files:
+            raise UnsupportedModelError(f"the checkpoint has no tensor {full!r}: its names are not those of the model")
+        return self._files[full].get_tensor(full)
 
     def close(self) -> None:
         self._files.clear()
@@ -77,7 +91,7 @@ def load_layout(name_or_path: str, dtype: str | torch.dtype = "auto") -> PreTrai
     """A masked-diffusion checkpoint as a model of transformers, under the names of transformers."""
     model = skeleton(name_or_path, dtype)
     layout, _ = layout_of(name_or_path)
-    checkpoint = CheckpointWeights(name_or_path, layout.rename if layout else str)
+    checkpoint = CheckpointWeights(name_or_path, layout, model.config)
     try:
         checkpoint.fill(model, "")
     finally:

@@ -25,25 +25,27 @@ def generator(target: str = "hf", shift: int = 0, layers: int = 3, preset: str =
     return DiffusionGenerator(model, byte_tokenizer(), preset, target=target, mask_token_id=MASK, eos_token_id=-1 if eos is None else eos, shift=shift, **options)
 
 
-def all_logits(model, tokens: list[int], shift: int = 0) -> torch.Tensor:
-    """[L, V], row j proposes token j; every position sees every other one."""
+def all_logits(model, tokens: list[int], shift: int = 0, block: int | None = None) -> torch.Tensor:
+    """[L, V], row j proposes token j; every position sees every other one, or those up to the end of its block."""
     length = len(tokens)
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     with torch.no_grad():
-        bias = torch.zeros(1, 1, length, length, dtype=model.dtype)
+        ends = (torch.arange(length) // (block or length) + 1) * (block or length)
+        bias = torch.zeros(length, length, dtype=model.dtype).masked_fill(torch.arange(length) >= ends[:, None], -torch.inf)[None, None]
         logits = model(torch.tensor([tokens]), attention_mask=bias, use_cache=False).logits[0]
     model.set_attn_implementation(before)
     return torch.cat([logits[:1], logits[:-1]]) if shift else logits
 
 
-def plain_sampler(model, prompt: list[int], canvas: int, block: int, shift: int = 0) -> list[int]:
-    """LLaDA's sampler at one token per step, from its specification."""
+def plain_sampler(model, prompt: list[int], canvas: int, block: int, shift: int = 0, causal: bool = False) -> list[int]:
+    """LLaDA's sampler at one token per step, from its specification; with `causal` blocks, which then begin at position 0, see no later ones."""
     tokens = prompt + [MASK] * canvas
-    for begin in range(len(prompt), len(tokens), block):
-        stop = min(begin + block, len(tokens))
+    stop = len(prompt)
+    while stop < len(tokens):
+        begin, stop = stop, min((stop // block + 1) * block if causal else stop + block, len(tokens))
         for _ in range(stop - begin):
-            logits = all_logits(model, tokens, shift)
+            logits = all_logits(model, tokens, shift, block if causal else None)
             logits[:, MASK] = -torch.inf
             confidence, proposal = logits.softmax(-1).max(-1)
             masked = [p for p in range(begin, stop) if tokens[p] == MASK]

@@ -30,6 +30,17 @@ def test_one_token_per_step_is_the_plain_sampler(target, shift):
     assert texts(made) == [plain_sampler(model, p, 16, 6, shift) for p in PROMPTS]
 
 
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("target", ["hf", "native"])
+@pytest.mark.parametrize("block", [4, 8])
+def test_models_whose_blocks_see_no_later_ones(target, shift, block):
+    made = generator(target, shift, block_length=block)
+    model = diffusion_model(shift, 3, torch.float64)
+    results = made.generate(PROMPTS, 15)
+    assert [r.token_ids for r in results] == [plain_sampler(model, p, 15, block, shift, causal=True) for p in PROMPTS]
+    assert all(r.stats.lossless and r.stats.forwards == 15 and r.stats.recomputed < 15 * (len(p) + 15) for r, p in zip(results, PROMPTS))
+
+
 @pytest.mark.parametrize("cache", FRESH, ids=lambda c: type(c).__name__)
 @pytest.mark.parametrize("target, weights", [("hf", "auto"), ("native", "auto"), ("native", "bfloat16"), ("native", "int8")])
 @pytest.mark.parametrize("shift", [0, 1])

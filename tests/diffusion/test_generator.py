@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from fastdecode import DiffusionGenerator, Gap, UnsupportedModelError
@@ -134,7 +135,7 @@ MADE = {
     "delimiters": (dict(blocks=AdaptiveBlocks()), "needs delimiters"),
     "blocks that the model has not": (dict(cache=BlockCausal()), "no such blocks"),
     "blocks of another length": (dict(cache=BlockCausal(), blocks=FixedBlocks(8), block_length=16), "does not fit the model's blocks of 16"),
-    "a cache that the model's blocks need": (dict(block_length=16), "blocks of 16"),
+    "a cache that the model's blocks need": (dict(block_length=16, cache=Dual()), "blocks of 16"),
 }
 
 
@@ -260,3 +261,65 @@ def test_statistics_and_seeds():
 def test_equal_prompts_of_one_call_draw_different_tokens():
     one, two = generator("native").generate([PROMPT, PROMPT], 12, temperature=1.5, seed=1)
     assert one.token_ids != two.token_ids
+
+
+def moe_checkpoint(kind: str, folder):
+    """A small random model of transformers, written under the names and keys of a mixture of experts for masked diffusion."""
+    sizes = dict(vocab_size=259, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, rms_norm_eps=1e-5, max_position_embeddings=256, num_experts_per_tok=2, norm_topk_prob=True, tie_word_embeddings=False)
+    torch.manual_seed(3)
+    if kind == "llada_moe":
+        config = transformers.Qwen3MoeConfig(**sizes, num_key_value_heads=4, head_dim=8, moe_intermediate_size=16, num_experts=6, mlp_only_layers=[0], rope_parameters={"rope_type": "default", "rope_theta": 50000.0})
+        raw = {"model_type": "llada", "architectures": ["LLaDAMoEModelLM"], **sizes, "num_key_value_heads": 4, "dense_intermediate_size": 48, "expert_intermediate_size": 16, "shared_expert_intermediate_size": None, "num_experts": 6, "moe_layer_freq": [0, 1, 1], "qk_layernorm": True, "rope_theta": 50000.0}
+    else:
+        config = transformers.Glm4MoeConfig(**sizes, num_key_value_heads=2, head_dim=16, moe_intermediate_size=16, n_routed_experts=8, n_shared_experts=1, n_group=4, topk_group=2, first_k_dense_replace=1, routed_scaling_factor=2.5, use_qk_norm=True, rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5})
+        raw = {"model_type": "llada2_moe", "architectures": ["LLaDA2MoeModelLM"], **sizes, "num_key_value_heads": 2, "head_dim": 16, "moe_intermediate_size": 16, "num_experts": 8, "num_shared_experts": 1, "n_group": 4, "topk_group": 2, "first_k_dense_replace": 1, "routed_scaling_factor": 2.5, "use_qk_norm": True, "use_bias": False, "use_qkv_bias": False, "score_function": "sigmoid", "partial_rotary_factor": 0.5, "rope_theta": 10000.0, "block_size": 8}
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if "norm" in name:
+                tensor.uniform_(0.5, 1.5)
+            elif "bias" in name or "gate.weight" in name:
+                tensor.normal_(0, 0.3)
+    tensors = {}
+    for name, t in model.state_dict().items():
+        if ".experts." in name:
+            prefix, part = name.rsplit(".", 1)
+            for e, own in enumerate(t):
+                halves = dict(zip(("gate_proj", "up_proj"), own.chunk(2))) if part == "gate_up_proj" else {"down_proj": own}
+                tensors |= {f"{prefix}.{e}.{p}.weight": h.clone() for p, h in halves.items()}
+        elif kind == "llada2_moe" and ".self_attn.q_proj" in name:
+            rest = [model.state_dict()[name.replace("q_proj", p)] for p in ("k_proj", "v_proj")]
+            tensors[name.replace("self_attn.q_proj", "attention.query_key_value")] = torch.cat([t, *rest])
+        elif kind == "llada_moe" or not (".k_proj" in name or ".v_proj" in name):
+            tensors[LAYOUTS[kind].rename(name)] = t.clone()
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({**raw, "mask_token_id": MASK, "eos_token_id": EOS, "torch_dtype": "float32"}))
+    byte_tokenizer().save_pretrained(folder)
+    return model, tensors
+
+
+@pytest.mark.parametrize("kind, names", [
+    ("llada_moe", ["model.layers.1.mlp.gate.weight", "model.layers.2.mlp.experts.5.up_proj.weight", "model.layers.0.mlp.gate_proj.weight", "model.layers.1.self_attn.q_norm.weight"]),
+    ("llada2_moe", ["model.word_embeddings.weight", "model.layers.0.attention.query_key_value.weight", "model.layers.1.attention.dense.weight", "model.layers.1.attention.key_layernorm.weight", "model.layers.1.mlp.gate.expert_bias", "model.layers.2.mlp.shared_experts.up_proj.weight", "model.layers.1.mlp.experts.7.down_proj.weight"]),
+])  # fmt: skip
+def test_mixtures_of_experts(kind, names, tmp_path, caplog):
+    model, tensors = moe_checkpoint(kind, tmp_path)
+    assert set(names) <= set(tensors)
+    made = DiffusionGenerator.from_pretrained(str(tmp_path), "llada")
+    assert isinstance(made.target, HFDiffusionTarget) and "runs through transformers" in caplog.text
+    tokens, block = PROMPT + [MASK] * 7, 8 if kind == "llada2_moe" else None
+    assert torch.equal(all_logits(made.target.model, tokens, 0, block), all_logits(model, tokens, 0, block))
+    result = made.generate([PROMPT, PROMPT[:3]], 10)
+    assert all(MASK not in r.token_ids and (r.finish_reason == "eos" or len(r.token_ids) == 10) for r in result)
+    assert (made.facts.block_length == 8) == (kind == "llada2_moe") and all(r.stats.lossless for r in result)
+
+
+def test_expert_layouts_that_are_not_known(tmp_path):
+    moe_checkpoint("llada2_moe", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "score_function": "softmax"}))
+    with pytest.raises(UnsupportedModelError, match="score_function='softmax'"):
+        DiffusionGenerator.from_pretrained(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "rope_scaling": {"type": "yarn"}}))
+    with pytest.raises(UnsupportedModelError, match="rope_scaling"):
+        DiffusionGenerator.from_pretrained(str(tmp_path))
