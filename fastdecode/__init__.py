@@ -2,6 +2,7 @@
 
 import torch  # noqa: F401  (loaded first: the extension then shares torch's OpenMP runtime and thread team)
 
+from fastdecode import assets
 from fastdecode._version import __version__
 from fastdecode.diffusion.generator import CanvasState, DiffusionGenerator, Gap
 from fastdecode.errors import InvalidLogitsError, UnsupportedModelError
@@ -20,4 +21,5 @@ __all__ = [
     "TokenLogprobs",
     "UnsupportedModelError",
     "__version__",
+    "assets",
 ]

@@ -15,7 +15,7 @@ def find(name: str) -> Path:
         RuntimeError: no installed package brings it; says what to install.
     """
     for entry in entry_points(group=GROUP):
-        path = Path(entry.load()()) / name
+        path = Path(entry.load()) / name
         if path.is_dir():
             return path
     raise RuntimeError(f"the trained model {name!r} comes with the package fastdecode-assets, which is not installed; run pip install ./assets in the source tree")

@@ -16,7 +16,7 @@ def run(*arguments: str, **kwargs) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "fastdecode.cli", *arguments], capture_output=True, text=True, **kwargs)
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "env", "pull", "demo", "acceptance", "bench"])
+@pytest.mark.parametrize("command", ["generate", "chat", "diffuse", "env", "pull", "demo", "acceptance", "bench", "train"])
 def test_every_command_has_help(command):
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0 and "Usage" in result.output
@@ -93,3 +93,47 @@ def test_acceptance_compares_a_pair(tmp_path):
     assert rates["recursive"]["rate"] <= rates["transport"]["rate"] + 1e-6 and "transport" in result.stdout
     assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
     assert run("acceptance", "--prompts", str(prompts)).returncode == 2
+
+
+def test_diffuse_writes_what_it_is_asked_for(tmp_path):
+    trace, heatmap = tmp_path / "trace.json", tmp_path / "heatmap.png"
+    result = run("diffuse", r"Write as JSON: name=Ada city=Bern\n", "--show", "--stats", "--trace", str(trace), "--heatmap", str(heatmap))
+    assert result.returncode == 0, result.stderr
+    assert "passes" in result.stderr and result.stdout.strip()
+    data = json.loads(trace.read_text())
+    assert sorted(p for p, _, _ in data["commits"])[: len(data["tokens"])] == list(range(len(data["tokens"])))
+    assert heatmap.read_bytes().startswith(b"\x89PNG")
+    result = run("diffuse", "hello", "--preset", "fastest")
+    assert result.returncode == 2 and "preset='fastest' is unknown" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_bench_diffusion_writes_its_report(tmp_path):
+    report, plot = tmp_path / "report.json", tmp_path / "quality.png"
+    result = run("bench", "diffusion", "--methods", "peer:llada,llada,top-4,threshold-0.9,freedave", "--tasks", "copy,shuffle", "--examples", "2", "--json", str(report), "--plot", str(plot))
+    assert result.returncode == 0, result.stderr
+    data = json.loads(report.read_text())
+    methods = data["methods"]
+    assert data["schema"] == 1 and set(methods) == {"peer:llada", "llada", "top-4", "threshold-0.9", "freedave"}
+    for values in methods.values():
+        assert set(values["per_task"]) == {"copy", "shuffle"} and values["tokens_per_second"] > 0 and values["speedup_vs_peer"] > 0
+        assert all(0 <= v["exact_match"] <= 1 and v["nfe"] >= 1 for v in values["per_task"].values())
+    assert methods["llada"]["nfe"] == 32 and methods["top-4"]["nfe"] == 8 and methods["freedave"]["nfe"] <= 32
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert run("bench", "diffusion", "--tasks", "chess").returncode == 2
+
+
+def test_train_diffusion_resumes(tmp_path):
+    for _ in range(2):
+        result = run("train", "diffusion", "--out", str(tmp_path / "run"), "--steps", "2")
+        assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "state.json").read_text())["step"] == 2
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+    result = run("train", "diffusion", "--out", str(tmp_path / "run"), "--steps", "3")
+    assert result.returncode == 2 and "another recipe" in result.stderr
+
+
+def test_a_missing_asset_says_what_to_install():
+    from fastdecode import assets
+
+    with pytest.raises(RuntimeError, match="fastdecode-assets.*pip install ./assets"):
+        assets.find("no-such-asset")

@@ -1,4 +1,4 @@
-"""The README is executed: every Python example runs, its tables come from the code, its commands exist."""
+"""The README and the pages are executed: every Python example runs, the tables come from the code."""
 
 import re
 from pathlib import Path
@@ -19,6 +19,14 @@ def test_example_runs(number, monkeypatch, capsys):
     code = EXAMPLES[number].replace('"HuggingFaceTB/SmolLM2-135M-Instruct"', repr(path))
     exec(compile(code, f"README example {number}", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("page", sorted((Path(__file__).parents[1] / "docs").glob("*.md")), ids=lambda p: p.stem)
+def test_examples_of_pages_run(page, capsys):
+    examples = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S)
+    for number, code in enumerate(examples):
+        exec(compile(code, f"{page.name} example {number}", "exec"), {"__name__": "__main__"})
+    assert not examples or capsys.readouterr().out.strip()
 
 
 def test_there_are_three_examples():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
 import torch
@@ -94,8 +95,9 @@ class DiffusionGenerator:
         self._lock = threading.RLock()  # one pass at a time: calls from several threads take turns
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, preset: str = "auto", *, dtype: str | torch.dtype = "auto", target: str = "auto", weights: str = "auto", device: str | None = None, **kwargs: Any) -> "DiffusionGenerator":  # fmt: skip
+    def from_pretrained(cls, name_or_path: str | Path, preset: str = "auto", *, dtype: str | torch.dtype = "auto", target: str = "auto", weights: str = "auto", device: str | None = None, **kwargs: Any) -> "DiffusionGenerator":  # fmt: skip
         """Loads a checkpoint of LLaDA or Dream by its names and configuration; no code of the checkpoint is run."""
+        name_or_path = str(name_or_path)
         facts = Facts.of_checkpoint(name_or_path)
         if preset == "learn2pd" and "unmask" not in kwargs:
             kwargs["unmask"] = own_filter(name_or_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from fastdecode.diffusion.caches import Delayed, DelayedGreedy, DelayedPrefillDecode, Dual
 from fastdecode.diffusion.policies import (
@@ -19,20 +19,34 @@ from fastdecode.diffusion.policies import (
     WholeCanvas,
 )
 
-PRESETS: dict[str, Callable[[], dict[str, Any]]] = {
-    "auto": lambda: {"unmask": Threshold(0.9), "cache": Dual()},
-    "llada": lambda: {},
-    "dkv-decode": lambda: {"cache": Delayed(8)},
-    "dkv-greedy": lambda: {"scorer": "random", "cache": DelayedGreedy()},
-    "dkv-pd": lambda: {"cache": DelayedPrefillDecode(4)},
-    "fast-dllm": lambda: {"unmask": Threshold(0.9), "cache": Dual()},
-    "adablock": lambda: {"blocks": AdaptiveBlocks(), "unmask": Threshold(0.9), "cache": Dual()},
-    "freedave": lambda: {"drafts": FreeDraft(), "cache": Dual()},
-    "prophet": lambda: {"early_commit": EarlyCommit()},
-    "credit": lambda: {"unmask": Threshold(0.9), "credit": Credit()},
-    "learn2pd": lambda: {"unmask": _filter()},
-    "dparallel": lambda: {"scorer": "neg_entropy", "unmask": EntropyBelow(0.5)},
-    "eoser-ass": lambda: {"blocks": WholeCanvas(), "steps": AscendingSteps(), "end_damping": EndDamping(0.01, 1.0, ascending=True)},
+class Preset(NamedTuple):
+    """A policy by the name of its paper.
+
+    Attributes:
+        parts: makes what differs from one token per step without a cache.
+        what: for the documentation.
+        source: where it is described.
+    """
+
+    parts: Callable[[], dict[str, Any]]
+    what: str
+    source: str
+
+
+PRESETS: dict[str, Preset] = {
+    "auto": Preset(lambda: {"unmask": Threshold(0.9), "cache": Dual()}, "All tokens with confidence 0.9 or more, the current block computed again", "as fast-dllm"),
+    "llada": Preset(lambda: {}, "One token per step, the most confident one; everything computed again", "arXiv:2502.09992"),
+    "dkv-decode": Preset(lambda: {"cache": Delayed(8)}, "One token per step; tokens are cached one step after they were committed", "arXiv:2505.15781"),
+    "dkv-greedy": Preset(lambda: {"scorer": "random", "cache": DelayedGreedy()}, "Random order; only what is committed now or was last, and some masks beside it, is computed", "arXiv:2505.15781"),
+    "dkv-pd": Preset(lambda: {"cache": DelayedPrefillDecode(4)}, "As dkv-decode, with a prompt that is computed once", "arXiv:2505.15781"),
+    "fast-dllm": Preset(lambda: {"unmask": Threshold(0.9), "cache": Dual()}, "Confidence threshold, dual cache", "arXiv:2505.22618"),
+    "adablock": Preset(lambda: {"blocks": AdaptiveBlocks(), "unmask": Threshold(0.9), "cache": Dual()}, "Blocks that end where a line ends", "arXiv:2509.26432"),
+    "freedave": Preset(lambda: {"drafts": FreeDraft(), "cache": Dual()}, "The next states are drafted and verified in one pass: the text of one token per step", "arXiv:2510.00294"),
+    "prophet": Preset(lambda: {"early_commit": EarlyCommit()}, "Commits everything once the leading tokens are far ahead", "arXiv:2508.19982"),
+    "credit": Preset(lambda: {"unmask": Threshold(0.9), "credit": Credit()}, "Tokens that keep coming up get a bonus", "arXiv:2510.06133"),
+    "learn2pd": Preset(lambda: {"unmask": _filter()}, "A trained filter says which proposals are final", "arXiv:2509.25188"),
+    "dparallel": Preset(lambda: {"scorer": "neg_entropy", "unmask": EntropyBelow(0.5)}, "Entropy threshold", "arXiv:2509.26488"),
+    "eoser-ass": Preset(lambda: {"blocks": WholeCanvas(), "steps": AscendingSteps(), "end_damping": EndDamping(0.01, 1.0, ascending=True)}, "1, 2, 4, ... tokens per step, EOS damped at first", "arXiv:2509.23924"),
 }
 
 
@@ -51,5 +65,5 @@ def make_policy(preset: str = "auto", **parts: Any) -> Policy:
     unknown = set(parts) - set(Policy.__dataclass_fields__)
     if unknown:
         raise TypeError(f"{', '.join(sorted(unknown))}: no part of a policy has this name; there are {', '.join(Policy.__dataclass_fields__)}")
-    preset_parts = {} if preset == "learn2pd" and "unmask" in parts else PRESETS[preset]()
+    preset_parts = {} if preset == "learn2pd" and "unmask" in parts else PRESETS[preset].parts()
     return Policy(**{**preset_parts, **parts})

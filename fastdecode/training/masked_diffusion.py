@@ -46,7 +46,7 @@ class Recipe:
 
 def longest(step: int, steps: int) -> int:
     """Items of a list: short ones first."""
-    return next(length for share, length in ((0.05, 3), (0.1, 4), (0.15, 5), (2.0, 6)) if step < share * steps)
+    return next(length for share, length in ((0.05, 3), (0.1, 4), (0.15, 5), (math.inf, 6)) if step < share * steps)
 
 
 class Batches:
@@ -106,12 +106,11 @@ class Run:
         if (directory / "state.json").exists():
             self._resume()
 
-    def train(self, save_every: float = 300.0, progress: Callable[[int, float], None] = lambda step, loss: None, compiled: bool = True) -> None:
+    def train(self, save_every: float = 300.0, progress: Callable[[int, float], None] = lambda step, loss: None) -> None:
         """Runs to the end of the recipe, saving every so many seconds."""
-        model = torch.compile(self.model, dynamic=False) if compiled else self.model
         start, saved, before = time.monotonic(), time.monotonic(), self.seconds
         while self.step < self.recipe.steps:
-            loss = self._update(model)
+            loss = self._update(self.model)
             self.step += 1
             self.seconds = before + time.monotonic() - start
             if self.step % 50 == 0:
