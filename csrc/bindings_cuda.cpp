@@ -78,6 +78,12 @@ PYBIND11_MODULE(FASTDECODE_MODULE, m) {
   m.def("unmask_commit", [](Ptr floats, Ptr ints, Ptr begin, Ptr position, Ptr factor, Ptr accepted, Ptr quota, int64_t rows, int64_t batch, int64_t scorer, int64_t rule, float bar, int64_t step, Ptr tokens, Ptr changed, int64_t stride, Ptr scores, Ptr sorted, Ptr rank, Ptr chosen, Ptr stream) {
     cuda::unmask_commit({at<float>(floats), at<int32_t>(ints), at<int32_t>(begin), at<int32_t>(position), at<float>(factor), at<uint8_t>(accepted), at<int32_t>(quota), rows, batch, scorer, rule, bar, step, at<int32_t>(tokens), at<int32_t>(changed), stride, at<float>(scores), at<float>(sorted), at<int32_t>(rank), at<int32_t>(chosen)}, at<void>(stream));
   }, Unlocked());
+  m.def("active_set", [](Ptr changed, int64_t stride, Ptr low, Ptr high, Ptr since, int64_t batch, int64_t shift, Ptr positions, Ptr count, Ptr stream) {
+    cuda::active_set({at<int32_t>(changed), stride, at<int32_t>(low), at<int32_t>(high), at<int32_t>(since), batch, shift, at<int32_t>(positions), at<int32_t>(count)}, at<void>(stream));
+  }, Unlocked());
+  m.def("kv_write", [](Ptr states, Ptr buffer, int64_t batch, int64_t heads, int64_t count, int64_t dim_bytes, int64_t state_row_stride, int64_t state_head_stride, int64_t state_token_stride, int64_t slot_rows, int64_t slots, int64_t row_stride, int64_t head_stride, int64_t slot_stride, Ptr rows, Ptr positions, Ptr stream) {
+    cuda::kv_write({at<char>(states), at<char>(buffer), batch, heads, count, dim_bytes, state_row_stride, state_head_stride, state_token_stride, slot_rows, slots, row_stride, head_stride, slot_stride, at<int64_t>(rows), at<int64_t>(positions)}, at<void>(stream));
+  }, Unlocked());
   m.def("vocab_stats", [](Ptr logits, int64_t rows, int64_t vocab, int64_t stride, int dtype, Ptr ids, int64_t ids_per_row, Ptr banned, int64_t banned_count, Ptr temperature, Ptr key, Ptr floats, Ptr ints, Ptr id_logits, Ptr stream) {
     cuda::vocab_stats({at<void>(logits), rows, vocab, stride, dtype, at<int32_t>(ids), ids_per_row, at<int32_t>(banned), banned_count, at<float>(temperature), at<int64_t>(key), at<float>(floats), at<int32_t>(ints), at<float>(id_logits)}, at<void>(stream));
   }, Unlocked());

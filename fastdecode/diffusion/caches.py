@@ -1,15 +1,24 @@
 """Which positions a step computes again; the keys and values of all others stay as they are in their slots.
 
-Every cached method is a rule for the active set (dKV-Cache arXiv:2505.15781, Fast-dLLM arXiv:2505.22618, dInfer arXiv:2510.08666).
-A rule sees one row of the batch. Positions whose output is needed are in the set by construction.
+Every cached method is a rule for the active set (dKV-Cache arXiv:2505.15781, Fast-dLLM arXiv:2505.22618, dInfer arXiv:2510.08666): the
+positions of a window that changed after some step, which `ops.active_set` finds for all rows at once. A rule sees one row of the
+batch. Positions whose output is needed are in the set by construction.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
+
+
+class Window(NamedTuple):
+    """Positions low ... high - 1 that got their token after step `since`, or have none."""
+
+    low: int
+    high: int
+    since: int = -2  # all: given tokens count as step -1
 
 
 class RowState(Protocol):
@@ -50,7 +59,7 @@ class NoCache:
     def refreshes(self, row: RowState) -> bool:
         return True
 
-    def active(self, row: RowState) -> np.ndarray:
+    def window(self, row: RowState) -> Window:
         return everything(row)
 
 
@@ -67,8 +76,8 @@ class Delayed:
     def refreshes(self, row: RowState) -> bool:
         return row.step <= 1 or row.step % self.interval == 0
 
-    def active(self, row: RowState) -> np.ndarray:
-        return everything(row) if self.refreshes(row) else drifting(row)
+    def window(self, row: RowState) -> Window:
+        return Window(0, row.length, -2 if self.refreshes(row) else row.clock - 2)
 
 
 @dataclass(frozen=True)
@@ -80,8 +89,8 @@ class DelayedPrefill:
     def refreshes(self, row: RowState) -> bool:
         return row.clock == 0
 
-    def active(self, row: RowState) -> np.ndarray:
-        return everything(row) if self.refreshes(row) else np.arange(row.prompt - row.shift, row.length, dtype=np.int32)
+    def window(self, row: RowState) -> Window:
+        return Window(0 if self.refreshes(row) else row.prompt - row.shift, row.length)
 
 
 @dataclass(frozen=True)
@@ -93,11 +102,11 @@ class DelayedPrefillDecode:
     def refreshes(self, row: RowState) -> bool:
         return row.clock == 0
 
-    def active(self, row: RowState) -> np.ndarray:
+    def window(self, row: RowState) -> Window:
         if self.refreshes(row):
             return everything(row)
-        behind = np.arange(row.prompt - row.shift, row.length, dtype=np.int32)
-        return behind if row.step <= 1 or row.step % self.interval == 0 else np.intersect1d(behind, drifting(row), assume_unique=True)
+        again = row.step <= 1 or row.step % self.interval == 0
+        return Window(row.prompt - row.shift, row.length, -2 if again else row.clock - 2)
 
 
 @dataclass(frozen=True)
@@ -115,9 +124,13 @@ class DelayedGreedy:
     def refreshes(self, row: RowState) -> bool:
         return row.step % self.interval == 0
 
-    def active(self, row: RowState) -> np.ndarray:
+    def window(self, row: RowState) -> Window:
+        return everything(row)
+
+    def positions(self, row: RowState) -> np.ndarray | None:
+        """int32, ascending, in the place of the window; None where that is meant."""
         if self.refreshes(row):
-            return everything(row)
+            return None
         chosen = {*row.upcoming.tolist(), *row.latest.tolist()}
         masked = row.changed > row.clock
         for center in row.upcoming.tolist():
@@ -138,8 +151,8 @@ class Prefix:
     def refreshes(self, row: RowState) -> bool:
         return row.step == 0 or (self.interval is not None and row.step % self.interval == 0)
 
-    def active(self, row: RowState) -> np.ndarray:
-        return everything(row) if self.refreshes(row) else np.arange(row.start - row.shift, row.length, dtype=np.int32)
+    def window(self, row: RowState) -> Window:
+        return Window(0 if self.refreshes(row) else row.start - row.shift, row.length)
 
 
 @dataclass(frozen=True)
@@ -155,8 +168,8 @@ class Dual:
     def refreshes(self, row: RowState) -> bool:
         return row.step == 0 or (self.interval is not None and row.step % self.interval == 0)
 
-    def active(self, row: RowState) -> np.ndarray:
-        return everything(row) if self.refreshes(row) else np.arange(row.start - row.shift, row.stop, dtype=np.int32)
+    def window(self, row: RowState) -> Window:
+        return everything(row) if self.refreshes(row) else Window(row.start - row.shift, row.stop)
 
 
 @dataclass(frozen=True)
@@ -177,10 +190,10 @@ class Vicinity:
     def refreshes(self, row: RowState) -> bool:
         return row.step == 0 or row.clock < self.warmup or (self.interval is not None and row.step % self.interval == 0)
 
-    def active(self, row: RowState) -> np.ndarray:
+    def window(self, row: RowState) -> Window:
         if self.refreshes(row):
             return everything(row)
-        return np.arange(max(0, row.start - max(self.before, row.shift)), min(row.length, row.stop + self.behind), dtype=np.int32)
+        return Window(max(0, row.start - max(self.before, row.shift)), min(row.length, row.stop + self.behind))
 
 
 @dataclass(frozen=True)
@@ -193,26 +206,18 @@ class BlockCausal:
     def refreshes(self, row: RowState) -> bool:
         return row.clock == 0
 
-    def active(self, row: RowState) -> np.ndarray:
+    def window(self, row: RowState) -> Window:
         if self.refreshes(row):
-            return np.arange(row.stop, dtype=np.int32)
+            return Window(0, row.stop)
         first = (row.start if row.step else row.previous) // row.grid * row.grid  # given tokens in a block see its masks too
-        return np.arange(max(0, first - row.shift), row.stop, dtype=np.int32)
+        return Window(max(0, first - row.shift), row.stop)
 
 
 CachePolicy = NoCache | Delayed | DelayedPrefill | DelayedPrefillDecode | DelayedGreedy | Prefix | Dual | Vicinity | BlockCausal
 
 
-def everything(row: RowState) -> np.ndarray:
-    return np.arange(row.length, dtype=np.int32)
-
-
-def drifting(row: RowState) -> np.ndarray:
-    """All but the tokens that were computed as themselves once; with shifted outputs also their left neighbours."""
-    moving = row.changed[: row.length] > row.clock - 2
-    if row.shift:
-        moving[:-1] |= moving[1:].copy()
-    return np.flatnonzero(moving).astype(np.int32)
+def everything(row: RowState) -> Window:
+    return Window(0, row.length)
 
 
 def _beside(center: int, masked: np.ndarray, taken: set[int], count: int) -> list[int]:

@@ -25,6 +25,7 @@ class Canvas:
         step, clock: in the block, and of the generation.
         quotas: least number of tokens for each step of the block.
         order: fixed random scores of positions, for scorer "random".
+        positions: int32, what the next pass computes.
         upcoming, latest: positions committed by this step (where that is known before) and by the step before.
         steps: passes that the whole canvas is planned to take.
     """
@@ -47,6 +48,7 @@ class Canvas:
     order: np.ndarray | None = None
     upcoming: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     latest: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    positions: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     steps: int = 0
     finish_reason: str | None = None
     stats: DecodeStats = field(default_factory=DecodeStats)

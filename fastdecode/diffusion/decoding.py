@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fastdecode import ops
+from fastdecode.diffusion.caches import DelayedGreedy
 from fastdecode.diffusion.canvas import Canvas
 from fastdecode.diffusion.credit import CreditTable
 from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingBlocks, FixedBlocks, LearnedFilter, Policy
@@ -50,6 +51,7 @@ class Decoding:
         """One pass for every canvas that is not finished."""
         begun = time.perf_counter()
         live = self.active
+        self._activate(live)
         owned = [self._parts(c) for c in live]
         parts = [part for own in owned for part in own]
         stats, passed = self._pass([c for c, own in zip(live, owned) for _ in own], parts)
@@ -94,10 +96,21 @@ class Decoding:
 
     # What a pass computes.
 
+    def _activate(self, live: list[Canvas]) -> None:
+        """Finds the positions that the next pass computes for every canvas."""
+        cache = self.policy.cache
+        for canvas in live:
+            canvas.upcoming = self._upcoming(canvas)
+        windows = torch.tensor([cache.window(c) for c in live], dtype=torch.int32).T.contiguous()
+        changed = self.changed if len(live) == len(self.changed) else self.changed[[c.row for c in live]]
+        positions, count = ops.active_set(changed, *windows, live[0].shift)
+        for canvas, own, n in zip(live, positions.numpy(), count.tolist()):
+            chosen = cache.positions(canvas) if isinstance(cache, DelayedGreedy) else None
+            canvas.positions = own[:n] if chosen is None else chosen
+
     def _active_row(self, canvas: Canvas, tokens: np.ndarray | None = None, wanted: np.ndarray | None = None, branch: int = 0) -> ActiveRow:
         """The active set of a canvas, or of a draft of it with other tokens."""
-        canvas.upcoming = self._upcoming(canvas)
-        positions = self.policy.cache.active(canvas)
+        positions = canvas.positions
         wanted = (self._wanted(canvas) if wanted is None else wanted) - canvas.shift
         tokens = canvas.tokens if tokens is None else tokens
         return ActiveRow(canvas.row * self.branches + branch, tokens[positions], positions, self._ends(canvas, positions), np.searchsorted(positions, wanted).astype(np.int32))

@@ -76,6 +76,7 @@ class DiffusionGenerator:
         weights: of the compiled runtime, as for `SpeculativeGenerator`.
         mask_token_id, eos_token_id, shift, block_length: where the model and tokenizer do not say, see `Facts`.
         allow_infill: whether `infill` may be called.
+        mask_in_text: what the mask is in given text: an "error", or "text", a token like any other. It is never an open position.
         facts: all of it at once.
 
     Raises:
@@ -83,7 +84,7 @@ class DiffusionGenerator:
         UnsupportedModelError: the model cannot be run in both directions.
     """
 
-    def __init__(self, model: PreTrainedModel | DiffusionTarget, tokenizer=None, preset: str = "auto", *, target: str = "auto", weights: str = "auto", allow_infill: bool = False, facts: Facts | None = None, mask_token_id: int | None = None, eos_token_id: int | None = None, shift: int = 0, block_length: int | None = None, **parts: Any):  # fmt: skip
+    def __init__(self, model: PreTrainedModel | DiffusionTarget, tokenizer=None, preset: str = "auto", *, target: str = "auto", weights: str = "auto", allow_infill: bool = False, mask_in_text: str = "error", facts: Facts | None = None, mask_token_id: int | None = None, eos_token_id: int | None = None, shift: int = 0, block_length: int | None = None, **parts: Any):  # fmt: skip
         make_policy(preset, **parts)  # what does not go together is refused before a model is packed
         given = {"mask_token_id": mask_token_id, "eos_token_id": eos_token_id, "shift": shift, "block_length": block_length}
         self.target = _make_target(target, model, weights)
@@ -91,7 +92,9 @@ class DiffusionGenerator:
         own = {"cache": BlockCausal(), "blocks": FixedBlocks(self.facts.block_length)} if self.facts.block_length else {}
         self.policy = make_policy(preset, **{**own, **parts})
         _check_blocks(self.policy, self.facts)
-        self.tokenizer, self.preset, self.allow_infill = tokenizer, preset, allow_infill
+        if mask_in_text not in ("error", "text"):
+            raise ValueError(f"mask_in_text={mask_in_text!r} must be error or text")
+        self.tokenizer, self.preset, self.allow_infill, self.mask_in_text = tokenizer, preset, allow_infill, mask_in_text
         self._lock = threading.RLock()  # one pass at a time: calls from several threads take turns
 
     @classmethod
@@ -169,7 +172,7 @@ class DiffusionGenerator:
             raise ValueError(f"max_new_tokens={max_new_tokens!r} must be an integer of at least 1: the size of the canvas")
         seed, copies, rows = _seed(seed), {}, []
         for i, prompt in enumerate(prompts):
-            if self.facts.mask in prompt:
+            if self.mask_in_text == "error" and self.facts.mask in prompt:
                 raise ValueError(f"inputs[{i}] holds the mask, token {self.facts.mask}: given text has no open positions; remove it, or open positions with infill()")
             if self.facts.shift and not prompt:
                 raise ValueError(f"inputs[{i}] is empty: this model proposes a token from the position before it")
@@ -204,7 +207,7 @@ class DiffusionGenerator:
         tokens, changed = [], []
         for part in template:
             ids = [self.facts.mask] * part.tokens if isinstance(part, Gap) else list(self.tokenizer(part, add_special_tokens=not tokens)["input_ids"])
-            if isinstance(part, str) and self.facts.mask in ids:
+            if isinstance(part, str) and self.mask_in_text == "error" and self.facts.mask in ids:
                 raise ValueError(f"template holds the mask inside text {part!r}; only Gap(n) opens positions")
             tokens += ids
             changed += [MASKED if isinstance(part, Gap) else -1] * len(ids)

@@ -1,8 +1,10 @@
 """Operations on tensors: checks, outputs and the choice of an implementation; the work is done in csrc."""
 
 from fastdecode.ops._dispatch import implementation
+from fastdecode.ops.active_set import active_set
 from fastdecode.ops.adaptive_block_size import adaptive_block_size
 from fastdecode.ops.kv_compact import kv_compact
+from fastdecode.ops.kv_write import kv_write
 from fastdecode.ops.process_probs import process_probs
 from fastdecode.ops.transport import TransportPlan, transport_alpha, transport_plan, verify_tree_transport, verify_tree_transport_block
 from fastdecode.ops.tree_attention import tree_attention
@@ -21,9 +23,11 @@ __all__ = [
     "TransportPlan",
     "TreePath",
     "VocabStats",
+    "active_set",
     "adaptive_block_size",
     "implementation",
     "kv_compact",
+    "kv_write",
     "process_probs",
     "transport_alpha",
     "transport_plan",

@@ -24,7 +24,9 @@ def row_threads(columns: int) -> int:
 # Operation -> blocks and threads from the arguments of its binding, tuples unpacked; the kernel is <operation>_kernel, its only
 # parameter a struct of fields that take 8 bytes each, in the order of those arguments. The header of verify_block is that of verify_chain.
 GRIDS: dict[str, Callable[[tuple], tuple[int, int]]] = {
+    "active_set": lambda a: (a[5], WARP),
     "kv_compact": lambda a: (a[1] * a[3] * a[13], WARP),
+    "kv_write": lambda a: (a[2] * a[3], 4 * WARP),
     "process_probs": lambda a: (a[1], row_threads(a[2])),
     "tree_attention": lambda a: (a[4] * a[7] * a[6] * -(-a[5] // a[6] // 4), 4 * WARP),
     "transport_plan": lambda a: (a[4], row_threads(a[5])),

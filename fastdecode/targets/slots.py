@@ -8,6 +8,8 @@ from typing import Sequence
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from fastdecode import ops
+
 
 def cache_keyword(model: torch.nn.Module) -> str:
     """What the argument for the cache is called: transformers renamed it in 5.24."""
@@ -68,12 +70,12 @@ class KVSlots(Cache):
         if len(rows) > 1:
             starts = torch.tensor([self.lengths[r] for r in rows], device=device)
             positions = starts[:, None] + torch.arange(width, device=device)  # [b, N]
-            self._index = torch.tensor(rows, device=device)[:, None], positions
+            self._index = torch.tensor(rows, device=device), positions
 
     def begin_positions(self, rows: torch.Tensor, positions: torch.Tensor) -> None:
         """Points the next writes at given slots: int64 [b] rows, int64 [b, N] positions; of equal ones any may be kept."""
         self.reserve(int(positions.max()) + 1)
-        self._index = rows[:, None], positions
+        self._index = rows, positions
 
     def write(self, buffer: torch.Tensor, states: torch.Tensor) -> None:
         """buffer [rows, heads, capacity, D] <- states [b, heads, N, D] at the slots of the step."""
@@ -82,7 +84,7 @@ class KVSlots(Cache):
             start = self.lengths[row]
             buffer[row, :, start : start + self._width] = states[0]
         else:
-            buffer.transpose(1, 2)[self._index] = states.transpose(1, 2)
+            ops.kv_write(states, buffer, *self._index)
 
     @torch.inference_mode()
     def copy_row(self, source: int, row: int) -> None:

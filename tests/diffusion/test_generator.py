@@ -219,6 +219,16 @@ def test_infill_fills_gaps_and_nothing_else(shift, parts):
     assert withheld.text is None and withheld.token_ids == [] and withheld.finish_reason == "moderated" and seen[0].startswith("start ")
 
 
+def test_a_mask_in_given_text_is_never_an_open_position():
+    made = generator("native", mask_in_text="text", blocks=FixedBlocks(6))
+    prompt = [5, MASK, 9, MASK]
+    result = made.generate(prompt, 6)
+    assert sorted(p for p, _, _ in result.stats.commit_order) == list(range(6))
+    assert len(result.token_ids) == 6 and MASK not in result.token_ids
+    with pytest.raises(ValueError, match="mask_in_text='open'"):
+        generator("native", mask_in_text="open")
+
+
 def test_states_of_a_stream_lead_to_the_result():
     made = generator("native", blocks=FixedBlocks(6), unmask=Threshold(0.3), eos=EOS)
     states = list(made.stream([PROMPT, PROMPT[:4]], 15))

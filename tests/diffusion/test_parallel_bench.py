@@ -7,17 +7,17 @@ import math
 import numpy as np
 import pytest
 
-from fastdecode.diffusion.parallel_bench import TASKS, examples, list_text, parse_list, pieces
+from fastdecode.diffusion.parallel_bench import PUZZLES, TASKS, examples, list_text, parse_list, pieces
 from fastdecode.training.piece_tokenizer import piece_tokenizer
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [*TASKS, *PUZZLES])
 def test_answers_are_right_and_others_are_not(task):
     made = examples(task, 40)
     assert made == examples(task, 40) and made != examples(task, 40, seed=1)
     for e in made:
         assert e.score(e.answer) and not e.score("") and not e.score("[]") and not e.score(e.answer[: len(e.answer) // 2])
-    if not TASKS[task].unique:
+    if not {**TASKS, **PUZZLES}[task].unique:
         assert any(a.answer != b.answer for a, b in zip(made, examples(task, 40, seed=1)))
 
 
@@ -44,6 +44,18 @@ def test_scores():
     assert score("insert_index", abc, ["X", *abc]) and not score("insert_index", abc, [*abc, "X"])
     assert parse_list('so: ["A", "B"] done') == ["A", "B"] and parse_list("[x] [A]") == ["A"] and parse_list("none") is None
     assert TASKS["json"].right({"record": {"age": 3}}, json.dumps({"age": 3})) and not TASKS["json"].right({"record": {"age": 3}}, '{"age": "3"}')
+
+
+def test_puzzles():
+    square = {"symbols": ["A", "B", "C"]}
+    right = PUZZLES["latin_square"].right
+    assert right(square, "A,B,C\nB, C, A\nC,A,B") and right(square, "here:\nA,B,C\nB,C,A\nC,A,B\n")
+    assert not right(square, "A,B,C\nA,C,B\nC,A,B") and not right(square, "A,B,C\nB,C,A")
+    for e in examples("sudoku", 20):
+        rows = e.answer.splitlines()
+        lines = [*rows, *map("".join, zip(*rows)), *(rows[r][c : c + 2] + rows[r + 1][c : c + 2] for r in (0, 2) for c in (0, 2))]
+        assert all(sorted(line) == list("1234") for line in lines)
+        assert sum(row.count("0") for row in e.facts["given"]) == 4
 
 
 def chance_of_a_permutation(n: int, k: int) -> float:

@@ -1,7 +1,9 @@
 // The CUDA operations: as their CPU namesakes, queued on a stream (a cudaStream_t). Throw std::runtime_error when a launch fails.
 #pragma once
 
+#include "ops/cpu/active_set.h"
 #include "ops/cpu/kv_compact.h"
+#include "ops/cpu/kv_write.h"
 #include "ops/cpu/process_probs.h"
 #include "ops/cpu/transport.h"
 #include "ops/cpu/tree_attention.h"
@@ -15,7 +17,9 @@
 namespace fastdecode {
 namespace cuda {
 
+void active_set(const ActiveSetArgs& args, void* stream);
 void kv_compact(const KvCompactArgs& args, void* stream);
+void kv_write(const KvWriteArgs& args, void* stream);
 void process_probs(const ProcessProbsArgs& args, void* stream);
 void transport_plan(const TransportPlanArgs& args, void* stream);
 void tree_attention(const TreeAttentionArgs& args, void* stream);

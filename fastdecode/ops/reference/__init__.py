@@ -1,6 +1,8 @@
 """Readable torch versions of every operation: the oracle that all implementations are tested against, and the fallback."""
 
+from fastdecode.ops.reference.active_set import active_set
 from fastdecode.ops.reference.kv_compact import kv_compact
+from fastdecode.ops.reference.kv_write import kv_write
 from fastdecode.ops.reference.process_probs import process_probs
 from fastdecode.ops.reference.transport import transport_plan, verify_tree_transport
 from fastdecode.ops.reference.transport_block import verify_tree_transport_block
@@ -13,7 +15,9 @@ from fastdecode.ops.reference.verify_tree_recursive import verify_tree_recursive
 from fastdecode.ops.reference.vocab_stats import vocab_stats
 
 __all__ = [
+    "active_set",
     "kv_compact",
+    "kv_write",
     "process_probs",
     "transport_plan",
     "tree_attention",
