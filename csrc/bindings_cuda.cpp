@@ -84,6 +84,12 @@ PYBIND11_MODULE(FASTDECODE_MODULE, m) {
   m.def("kv_write", [](Ptr states, Ptr buffer, int64_t batch, int64_t heads, int64_t count, int64_t dim_bytes, int64_t state_row_stride, int64_t state_head_stride, int64_t state_token_stride, int64_t slot_rows, int64_t slots, int64_t row_stride, int64_t head_stride, int64_t slot_stride, Ptr rows, Ptr positions, Ptr stream) {
     cuda::kv_write({at<char>(states), at<char>(buffer), batch, heads, count, dim_bytes, state_row_stride, state_head_stride, state_token_stride, slot_rows, slots, row_stride, head_stride, slot_stride, at<int64_t>(rows), at<int64_t>(positions)}, at<void>(stream));
   }, Unlocked());
+  m.def("adaptive_block_size", [](Ptr floats, Ptr ints, Ptr begin, Ptr position, Ptr start, Ptr reach, Ptr remaining, int64_t batch, Ptr delimiters, int64_t delimiter_count, float bar, int64_t default_length, Ptr length, Ptr stream) {
+    cuda::adaptive_block_size({at<float>(floats), at<int32_t>(ints), at<int32_t>(begin), at<int32_t>(position), at<int32_t>(start), at<int32_t>(reach), at<int32_t>(remaining), batch, at<int32_t>(delimiters), delimiter_count, bar, default_length, at<int32_t>(length)}, at<void>(stream));
+  }, Unlocked());
+  m.def("credit_fuse", [](Ptr floats, Ptr ints, Ptr id_logits, float alpha, int64_t rows, float gamma, int64_t slots, float beta, Ptr ids, Ptr values, Ptr fused_floats, Ptr fused_ints, Ptr stream) {
+    cuda::credit_fuse({at<float>(floats), at<int32_t>(ints), at<float>(id_logits), alpha, rows, gamma, slots, beta, at<int32_t>(ids), at<float>(values), at<float>(fused_floats), at<int32_t>(fused_ints)}, at<void>(stream));
+  }, Unlocked());
   m.def("vocab_stats", [](Ptr logits, int64_t rows, int64_t vocab, int64_t stride, int dtype, Ptr ids, int64_t ids_per_row, Ptr banned, int64_t banned_count, Ptr temperature, Ptr key, Ptr floats, Ptr ints, Ptr id_logits, Ptr stream) {
     cuda::vocab_stats({at<void>(logits), rows, vocab, stride, dtype, at<int32_t>(ids), ids_per_row, at<int32_t>(banned), banned_count, at<float>(temperature), at<int64_t>(key), at<float>(floats), at<int32_t>(ints), at<float>(id_logits)}, at<void>(stream));
   }, Unlocked());

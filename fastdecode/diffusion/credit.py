@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
+from fastdecode import ops
 from fastdecode.diffusion.policies import Credit
 from fastdecode.ops import VocabStats
 
 SLOTS = 16  # tokens per position that hold credit; the least credited one makes room
-FORGET = 1e-6
 
 
 class CreditTable:
@@ -35,27 +37,7 @@ class CreditTable:
             stats: with the logits of `ids[rows, positions]`.
             rows, positions: int64 [R], where the rows of statistics belong.
         """
-        c = self.credit
-        ids, values = self.ids[rows, positions], self.values[rows, positions] * c.beta
-        argmax, top1, total = stats.argmax, stats.top1.double(), stats.logsumexp.double()
-        logits = stats.id_logits.double().masked_fill(ids < 0, -torch.inf)
-        found = ids == argmax[:, None]
-        slot = torch.where(found.any(1), found.int().argmax(1), values.masked_fill(found, -1).argmin(1))[:, None]
-        kept = torch.where(found.any(1), values.gather(1, slot)[:, 0], 0.0)
-        values = values.scatter(1, slot, (kept + (top1 - total).exp().float() ** c.gamma)[:, None])
-        ids, logits = ids.scatter(1, slot, argmax[:, None]), logits.scatter(1, slot, top1[:, None])
-        forgotten = values < FORGET
-        self.ids[rows, positions] = ids.masked_fill(forgotten, -1)
-        self.values[rows, positions] = values.masked_fill(forgotten, 0.0)
-        return self._corrected(stats, ids, values.double(), logits, top1, total)
-
-    def _corrected(self, stats, ids, values, logits, top1, total) -> VocabStats:
-        bonus = self.credit.alpha * torch.log1p(values)
-        fused = logits + bonus
-        weight = (total - top1).exp() + ((logits - top1[:, None]).exp() * torch.expm1(bonus)).nan_to_num(0.0).sum(1)
-        best = fused.max(1).values
-        # The raw argmax always holds credit, so the best of the credited tokens is the best of all; ties take the lowest id.
-        choice = torch.where(fused == best[:, None], ids, 2**31 - 1).min(1).values.int()
-        floats = stats.floats.clone()
-        floats[:, 0], floats[:, 3], floats[:, 5] = best.float(), (top1 + weight.log()).float(), best.float()
-        return VocabStats(floats, torch.stack([choice, choice], 1), None)
+        ids, values = self.ids[rows, positions], self.values[rows, positions]
+        fused = ops.credit_fuse(stats, ids, values, **dataclasses.asdict(self.credit))
+        self.ids[rows, positions], self.values[rows, positions] = ids, values
+        return fused

@@ -199,9 +199,11 @@ class Decoding:
         """Where the length of a block depends on what the first pass over it proposes."""
         blocks = self.policy.blocks
         if isinstance(blocks, AdaptiveBlocks):
+            number = lambda n: torch.tensor([n], dtype=torch.int32)
             reach, left = blocks.reach(canvas.start, canvas.prompt, canvas.length), canvas.length - canvas.start
-            delimiters = torch.tensor(blocks.delimiters, dtype=torch.int32)
-            canvas.stop = canvas.start + ops.adaptive_block_size(stats, torch.from_numpy(where), canvas.start, reach, left, delimiters=delimiters, bar=blocks.bar, default=blocks.length)
+            delimiters, begin = torch.tensor(blocks.delimiters, dtype=torch.int32), torch.tensor([0, len(where)], dtype=torch.int32)
+            length = ops.adaptive_block_size(stats, begin, torch.from_numpy(where), number(canvas.start), number(reach), number(left), delimiters=delimiters, bar=blocks.bar, default=blocks.length)
+            canvas.stop = canvas.start + int(length)
             canvas.quotas = self.policy.steps.quotas(len(canvas.open_positions))
 
     # Commits.

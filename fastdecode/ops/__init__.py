@@ -3,6 +3,7 @@
 from fastdecode.ops._dispatch import implementation
 from fastdecode.ops.active_set import active_set
 from fastdecode.ops.adaptive_block_size import adaptive_block_size
+from fastdecode.ops.credit_fuse import credit_fuse
 from fastdecode.ops.kv_compact import kv_compact
 from fastdecode.ops.kv_write import kv_write
 from fastdecode.ops.process_probs import process_probs
@@ -15,7 +16,7 @@ from fastdecode.ops.verify_tree_point import verify_tree_point
 from fastdecode.ops.verify_tree_recursive import verify_tree_recursive
 from fastdecode.ops.vocab_stats import VocabStats, vocab_stats
 
-UNCOMPILED = ("adaptive_block_size", "transport_alpha")  # a few numbers per call, or a diagnostic in double precision
+UNCOMPILED = ("transport_alpha",)  # a diagnostic in double precision
 
 __all__ = [
     "ChainVerdict",
@@ -25,6 +26,7 @@ __all__ = [
     "VocabStats",
     "active_set",
     "adaptive_block_size",
+    "credit_fuse",
     "implementation",
     "kv_compact",
     "kv_write",

@@ -25,6 +25,8 @@ def row_threads(columns: int) -> int:
 # parameter a struct of fields that take 8 bytes each, in the order of those arguments. The header of verify_block is that of verify_chain.
 GRIDS: dict[str, Callable[[tuple], tuple[int, int]]] = {
     "active_set": lambda a: (a[5], WARP),
+    "adaptive_block_size": lambda a: ((a[7] + WARP - 1) // WARP, WARP),
+    "credit_fuse": lambda a: ((a[4] + WARP - 1) // WARP, WARP),
     "kv_compact": lambda a: (a[1] * a[3] * a[13], WARP),
     "kv_write": lambda a: (a[2] * a[3], 4 * WARP),
     "process_probs": lambda a: (a[1], row_threads(a[2])),

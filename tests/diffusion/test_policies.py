@@ -92,12 +92,13 @@ def test_credit_equals_changed_logits():
         torch.testing.assert_close((fused.sample_logit - fused.logsumexp).exp(), changed.softmax(-1).max(-1).values.float(), rtol=1e-5, atol=1e-6)
 
 
-def adaptive(proposals: list[int], confidences: list[float], reach: int, **options) -> int:
+def adaptive(proposals: list[int], confidences: list[float], reach: int, default: int = 8) -> int:
     floats = torch.zeros(len(proposals), 16)
     floats[:, 5] = torch.tensor(confidences).log()
     ints = torch.tensor([[p, p] for p in proposals], dtype=torch.int32)
+    as_int = lambda *values: torch.tensor(values, dtype=torch.int32)
     position = torch.arange(10, 10 + len(proposals), dtype=torch.int32)
-    return ops.adaptive_block_size(VocabStats(floats, ints), position, 10, reach, 20, **{"delimiters": torch.tensor([9], dtype=torch.int32), "bar": 0.3, "default": 8, **options})
+    return int(ops.adaptive_block_size(VocabStats(floats, ints), as_int(0, len(proposals)), position, as_int(10), as_int(reach), as_int(20), delimiters=as_int(9), bar=0.3, default=default))
 
 
 def test_blocks_end_at_the_most_confident_delimiter():
