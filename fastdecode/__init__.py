@@ -4,6 +4,7 @@ import torch  # noqa: F401  (loaded first: the extension then shares torch's Ope
 
 from fastdecode import assets
 from fastdecode._version import __version__
+from fastdecode.diffusion.gemma import DiffusionGemmaGenerator
 from fastdecode.diffusion.generator import CanvasState, DiffusionGenerator, Gap
 from fastdecode.errors import InvalidLogitsError, UnsupportedModelError
 from fastdecode.results import DecodeStats, GenerationResult, TextChunk, TokenLogprobs
@@ -12,6 +13,7 @@ from fastdecode.speculative.generator import SpeculativeGenerator
 __all__ = [
     "CanvasState",
     "DecodeStats",
+    "DiffusionGemmaGenerator",
     "DiffusionGenerator",
     "Gap",
     "GenerationResult",

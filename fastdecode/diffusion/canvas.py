@@ -23,6 +23,7 @@ class Canvas:
         grid: length of the model's own blocks, which begin at position 0, if its tokens see no later block.
         start, stop, previous: the current block, and where the one before it began.
         step, clock: in the block, and of the generation.
+        planned: tokens per step of the blocks that are still to come, where that is known.
         quotas: least number of tokens for each step of the block.
         order: fixed random scores of positions, for scorer "random".
         positions: int32, what the next pass computes.
@@ -38,7 +39,7 @@ class Canvas:
     shift: int
     key: tuple[int, int]
     grid: int | None = None
-    block_lengths: list[int] = field(default_factory=list)
+    planned: list[list[int]] = field(default_factory=list)
     start: int = 0
     stop: int = 0
     previous: int = 0

@@ -159,7 +159,7 @@ class Decoding:
     def _open(self, canvas: Canvas) -> None:
         canvas.start = canvas.stop = canvas.previous = canvas.prompt
         if isinstance(self.policy.blocks, AscendingBlocks):
-            canvas.block_lengths = self.policy.blocks.lengths(canvas.length - canvas.prompt)
+            canvas.planned = self.policy.blocks.plan(canvas.length - canvas.prompt)
         if self.policy.scorer == "random":
             keys = torch.tensor([[*canvas.key, p, ORDER] for p in range(canvas.length)])
             canvas.order = stream_uniform(keys, 1)[:, 0].numpy()
@@ -180,7 +180,7 @@ class Decoding:
             canvas.stop = self._block_end(canvas)
         canvas.step = 0
         canvas.latest = np.empty(0, np.int32)
-        canvas.quotas = self.policy.steps.quotas(len(canvas.open_positions))
+        canvas.quotas = canvas.planned.pop(0) if canvas.planned else self.policy.steps.quotas(len(canvas.open_positions))
         if self.credit:
             self.credit.clear(canvas.row)
 
@@ -191,8 +191,8 @@ class Decoding:
             if canvas.grid:
                 return min(canvas.length, (canvas.start // length + 1) * length)
             return min(canvas.length, canvas.start + length)
-        if isinstance(blocks, AscendingBlocks) and canvas.block_lengths:
-            return min(canvas.length, canvas.start + canvas.block_lengths.pop(0))
+        if canvas.planned:
+            return min(canvas.length, canvas.start + sum(canvas.planned[0]))
         return canvas.length
 
     def _open_block(self, canvas: Canvas, stats: VocabStats, where: np.ndarray) -> None:

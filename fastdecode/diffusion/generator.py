@@ -152,7 +152,7 @@ class DiffusionGenerator:
         if not self.allow_infill:
             raise PermissionError("infill() opens positions inside given text; construct the generator with allow_infill=True to permit it")
         tokens, changed = self._template(template)
-        request = (_seed(seed), request_word(tokens, 0))
+        request = (seed_or_random(seed), request_word(tokens, 0))
         batch = self._batch([(tokens, changed, changed.index(MASKED), request)])
         decoding = self._start(batch, temperature, (), end_at_eos=False)
         while decoding.active:
@@ -170,7 +170,7 @@ class DiffusionGenerator:
     def _canvases(self, prompts: list[list[int]], max_new_tokens: int, seed: int | None):
         if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={max_new_tokens!r} must be an integer of at least 1: the size of the canvas")
-        seed, copies, rows = _seed(seed), {}, []
+        seed, copies, rows = seed_or_random(seed), {}, []
         for i, prompt in enumerate(prompts):
             if self.mask_in_text == "error" and self.facts.mask in prompt:
                 raise ValueError(f"inputs[{i}] holds the mask, token {self.facts.mask}: given text has no open positions; remove it, or open positions with infill()")
@@ -218,7 +218,7 @@ class DiffusionGenerator:
     def _start(self, batch, temperature: float, stop, **changes: Any) -> Decoding:
         if not isinstance(temperature, (int, float)) or isinstance(temperature, bool) or not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature={temperature!r} must be a number of at least 0")
-        stops = _stops(stop)
+        stops = stop_list(stop)
         if stops and self.tokenizer is None:
             raise ValueError(f"stop={stop!r} needs a tokenizer; construct the generator with tokenizer=...")
         policy = dataclasses.replace(self.policy, **changes) if changes else self.policy
@@ -254,8 +254,8 @@ class DiffusionGenerator:
         if self.tokenizer is None:
             return GenerationResult(None, ids, reason, canvas.stats)
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        cut = min((text.find(s) for s in _stops(stop) if s in text), default=None)
-        return GenerationResult(text if cut is None else text[:cut], ids, reason if cut is None else "stop", canvas.stats)
+        text, stopped = cut_at_stop(text, stop_list(stop))
+        return GenerationResult(text, ids, "stop" if stopped else reason, canvas.stats)
 
     def _count(self, canvas: Canvas, emitted: int) -> None:
         stats: DecodeStats = canvas.stats
@@ -278,6 +278,8 @@ def own_filter(name_or_path: str) -> LearnedFilter:
 def _make_target(target: str, model, weights: str) -> DiffusionTarget:
     if target not in ("auto", "native", "hf"):
         raise ValueError(f"target={target!r} is unknown: use auto, native or hf")
+    if getattr(getattr(model, "config", None), "model_type", "") == "diffusion_gemma":
+        raise UnsupportedModelError(f"{type(model).__name__} denoises random tokens and has no masks; use DiffusionGemmaGenerator")
     if not isinstance(model, PreTrainedModel):
         if not all(callable(getattr(model, method, None)) for method in ("new_slots", "forward_active", "copy_slots")):
             raise TypeError(f"model is {type(model).__name__}, expected a transformers PreTrainedModel or a DiffusionTarget; DiffusionGenerator.from_pretrained loads a checkpoint")
@@ -306,7 +308,7 @@ def _check_blocks(policy: Policy, facts: Facts) -> None:
         raise ValueError("end_damping needs eos_token_id, which the model does not name; pass eos_token_id=")
 
 
-def _seed(seed: int | None) -> int:
+def seed_or_random(seed: int | None) -> int:
     if seed is None:
         return int(torch.randint(2**62, ()))
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
@@ -314,11 +316,17 @@ def _seed(seed: int | None) -> int:
     return seed
 
 
-def _stops(stop: Sequence[str] | str | None) -> list[str]:
+def stop_list(stop: Sequence[str] | str | None) -> list[str]:
     stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
     if not all(isinstance(s, str) and s for s in stops):
         raise ValueError(f"stop={stop!r} must be a non-empty string or a list of them")
     return stops
+
+
+def cut_at_stop(text: str, stops: list[str]) -> tuple[str, bool]:
+    """The text up to the first stop string in it, and whether there is one."""
+    cut = min((text.find(s) for s in stops if s in text), default=None)
+    return (text, False) if cut is None else (text[:cut], True)
 
 
 def _with_masks(tokenizer, ids: list[int | None], mask: str) -> str:

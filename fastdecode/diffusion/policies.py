@@ -59,12 +59,13 @@ class AscendingBlocks:
 
     count: int = 1
 
-    def lengths(self, canvas: int) -> list[int]:
-        steps = ascending_steps(canvas)
-        if self.count > steps:
-            raise ValueError(f"blocks=AscendingBlocks({self.count}) needs at least as many steps; a canvas of {canvas} has {steps}")
+    def plan(self, canvas: int) -> list[list[int]]:
+        """Tokens per step of every block, from the left; a block is as long as their sum."""
         commits = ascending_commits(canvas)
-        return [sum(commits[: steps - self.count + 1]), *commits[steps - self.count + 1 :]]
+        if self.count > len(commits):
+            raise ValueError(f"blocks=AscendingBlocks({self.count}) needs at least as many steps; a canvas of {canvas} has {len(commits)}")
+        first = len(commits) - self.count + 1
+        return [commits[:first], *([n] for n in commits[first:])]
 
 
 Blocks = FixedBlocks | WholeCanvas | AdaptiveBlocks | AscendingBlocks

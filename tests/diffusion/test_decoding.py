@@ -8,7 +8,8 @@ import torch
 
 from fastdecode import _C
 from fastdecode.diffusion.caches import Delayed, DelayedGreedy, DelayedPrefill, DelayedPrefillDecode, Dual, NoCache, Prefix, Vicinity
-from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingSteps, Credit, EarlyCommit, EndDamping, EntropyBelow, Factor, FixedBlocks, FreeDraft, Threshold, TopK, UniformSteps, WholeCanvas
+from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingBlocks, AscendingSteps, Credit, EarlyCommit, EndDamping, EntropyBelow, Factor, FixedBlocks, FreeDraft, LearnedFilter, Threshold, TopK, UniformSteps, WholeCanvas
+from fastdecode.training.unmask_filter import UnmaskFilter
 from tests.diffusion.models import EOS, MASK, all_logits, diffusion_model, generator, plain_sampler
 from tests.models import random_prompt
 from tests.threads import one_thread  # noqa: F401
@@ -164,6 +165,22 @@ def test_threads_change_nothing(threads):
         assert texts(made) == want
     finally:
         _C.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_ascending_steps_commit_the_same_numbers_in_any_number_of_blocks(count):
+    made = generator("native", blocks=AscendingBlocks(count), steps=AscendingSteps())
+    order = made.generate(PROMPTS[0], 40).stats.commit_order
+    assert [sum(clock == step for _, clock, _ in order) for step in range(5)] == [1, 2, 4, 8, 25]
+
+
+def test_a_filter_that_accepts_nothing_is_its_base():
+    torch.manual_seed(0)
+    got = generator("native", blocks=BLOCKS, unmask=LearnedFilter(UnmaskFilter(), bar=1.0)).generate(PROMPTS, 16)
+    want = generator("native", blocks=BLOCKS).generate(PROMPTS, 16)
+    assert [r.token_ids for r in got] == [r.token_ids for r in want] and [r.stats.commit_order for r in got] == [r.stats.commit_order for r in want]
+    eager = generator("native", blocks=BLOCKS, unmask=LearnedFilter(UnmaskFilter(), bar=0.0)).generate(PROMPTS, 16)
+    assert all(r.stats.forwards == 3 for r in eager)
 
 
 def test_sampling_follows_the_law():

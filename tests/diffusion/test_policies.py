@@ -39,10 +39,13 @@ def test_schedules():
     assert TimeSteps(16).quotas(16) == [0, *[1] * 14, 2]  # Dream, as many steps as masks
     assert TimeSteps(8).quotas(16) == [1, *[2] * 6, 3]
     assert ascending_commits(256) == [1, 2, 4, 8, 16, 32, 64, 129]
-    assert AscendingBlocks(4).lengths(128) == [15, 16, 32, 65]
+    assert AscendingBlocks(4).plan(128) == [[1, 2, 4, 8], [16], [32], [65]]
+    assert AscendingBlocks(1).plan(128) == [ascending_commits(128)]
+    with pytest.raises(ValueError, match=r"AscendingBlocks\(9\) needs at least as many steps"):
+        AscendingBlocks(9).plan(128)
     assert [sum(ascending_commits(n)) for n in range(1, 40)] == list(range(1, 40))
     for count in (1, 2, 5):
-        assert sum(AscendingBlocks(count).lengths(100)) == 100
+        assert sum(map(sum, AscendingBlocks(count).plan(100))) == 100
 
 
 def test_damping_of_eos():
