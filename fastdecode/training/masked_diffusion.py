@@ -174,5 +174,7 @@ class Run:
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {f"model.transformer.{name}": p.detach().to(torch.bfloat16).contiguous() for name, p in self.model.named_parameters()}
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-        (directory / "config.json").write_text(json.dumps(self.model.shape.config(self.tokenizer.mask_token_id, self.tokenizer.eos_token_id), indent=1))
+        config = self.model.shape.config(self.tokenizer.mask_token_id, self.tokenizer.eos_token_id)
+        config["delimiter_token_ids"] = self.tokenizer.convert_tokens_to_ids(['", "', ', "'])  # what ends an entry, as line ends do elsewhere
+        (directory / "config.json").write_text(json.dumps(config, indent=1))
         self.tokenizer.save_pretrained(directory)
