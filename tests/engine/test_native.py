@@ -1,6 +1,5 @@
 """The compiled runtime: close to transformers, and equal to itself bit for bit however a token is computed."""
 
-import json
 import logging
 import subprocess
 import sys
@@ -13,11 +12,18 @@ from safetensors.torch import load_file, save_file
 from fastdecode import _C, SpeculativeGenerator, UnsupportedModelError, ops
 from fastdecode.ops._dispatch import CPU_LEVELS, implementation
 from fastdecode.speculative.tree import Draft, DraftTree
-from fastdecode.targets.layouts import LAYOUTS
 from fastdecode.targets.native import NativeTarget
 from fastdecode.targets.packing import NATIVE_FAMILIES
 from tests import smollm2
-from tests.models import FAMILIES, VOCAB, OracleDrafter, byte_tokenizer, random_prompt, small_model
+from tests.diffusion.models import checkpoint
+from tests.models import (
+    FAMILIES,
+    VOCAB,
+    OracleDrafter,
+    byte_tokenizer,
+    random_prompt,
+    small_model,
+)
 
 NATIVE = [f for f in FAMILIES if f != "gpt2"]
 LEVELS = [level for level in CPU_LEVELS if CPU_LEVELS.index(level) <= CPU_LEVELS.index(_C.isa())]
@@ -434,37 +440,21 @@ def test_an_index_that_leaves_the_checkpoint(tmp_path):
         NativeTarget.from_pretrained(str(tmp_path))
 
 
-def diffusion_checkpoint(kind: str, folder):
-    """A small random checkpoint in the layout of LLaDA or Dream, and the model that it holds."""
-    model = changed("llama" if kind == "llada" else "qwen2")
-    tensors = {LAYOUTS[kind].rename(name): t.clone() for name, t in model.state_dict().items()}
-    c = model.config
-    raw = {**c.to_dict(), "model_type": "Dream", "auto_map": {"AutoModel": "modeling_dream.DreamModel"}, "mask_token_id": 255}
-    if kind == "llada":
-        raw = dict(model_type="llada", d_model=c.hidden_size, n_layers=c.num_hidden_layers, n_heads=c.num_attention_heads, n_kv_heads=c.num_key_value_heads, mlp_hidden_size=c.intermediate_size, rope_theta=c.rope_parameters["rope_theta"], rms_norm_eps=c.rms_norm_eps, embedding_size=c.vocab_size, vocab_size=c.vocab_size - 1, weight_tying=False, max_sequence_length=512, rope=True, include_bias=False, include_qkv_bias=False, block_type="llama", layer_norm_type="rms", activation_type="silu", mask_token_id=255, torch_dtype="float32")  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(raw))
-    save_file(tensors, folder / "model.safetensors")
-    return model
-
-
 @pytest.mark.parametrize("kind", ["llada", "Dream"])
 def test_masked_diffusion_checkpoints(kind, tmp_path):
-    model = diffusion_checkpoint(kind, tmp_path)
+    model = checkpoint(kind, tmp_path, model=changed("llama" if kind == "llada" else "qwen2"))
     target = NativeTarget.from_pretrained(str(tmp_path), dtype=torch.float32)
     assert target.bidirectional and target.element == "float32"
     tokens = random_prompt(30, seed=2)
     got = block_logits(target, target.new_state(1, 8), tokens, list(range(30)), [30] * 30)
     want = bidirectional_logits(model, tokens, torch.ones(30, 30, dtype=torch.bool))
     assert (got - want).abs().max() < 1e-5 * want.abs().max()
-    byte_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModelError, match="masked-diffusion model"):
         SpeculativeGenerator.from_pretrained(str(tmp_path))
 
 
 def test_a_diffusion_configuration_that_is_not_known(tmp_path):
-    diffusion_checkpoint("llada", tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "scale_logits": True}))
+    checkpoint("llada", tmp_path, scale_logits=True)
     with pytest.raises(UnsupportedModelError, match="scale_logits=True; only False is known"):
         NativeTarget.from_pretrained(str(tmp_path))
 
