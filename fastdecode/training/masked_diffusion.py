@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import math
 import random
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from fastdecode.diffusion.parallel_bench import TASKS, pieces
 from fastdecode.training.masked_transformer import MaskedTransformer, Shape
 from fastdecode.training.piece_tokenizer import piece_tokenizer
+from fastdecode.training.run import ResumableRun
 
 ANSWER = 32  # slots, which the answer and EOS fill
 LENGTH = 64  # of a whole sequence
@@ -87,87 +87,17 @@ def loss_of(model: Callable, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return (loss * batch["weight"].flatten()).sum() / batch["weight"].numel()
 
 
-class Run:
-    """A training run in a directory: `checkpoint.safetensors` and `state.json` hold all it needs to go on."""
+class Run(ResumableRun):
+    """Training of the small masked-diffusion model."""
 
     def __init__(self, recipe: Recipe, directory: Path):
-        self.recipe, self.directory, self.step, self.seconds = recipe, directory, 0, 0.0
         torch.manual_seed(recipe.seed)
         self.tokenizer = piece_tokenizer(pieces())
-        self.model = MaskedTransformer(Shape(len(self.tokenizer), n_layers=recipe.layers))
-        matrices = [p for p in self.model.blocks.parameters() if p.dim() == 2]
-        others = [p for p in self.model.parameters() if not any(p is m for m in matrices)]
-        self.optimizers = [
-            torch.optim.Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
         self.batches = Batches(recipe, self.tokenizer)
-        self.curve: list[tuple[int, float]] = []
-        if (directory / "state.json").exists():
-            self._resume()
+        super().__init__(recipe, directory, MaskedTransformer(Shape(len(self.tokenizer), n_layers=recipe.layers)))
 
-    def train(self, save_every: float = 300.0, progress: Callable[[int, float], None] = lambda step, loss: None) -> None:
-        """Runs to the end of the recipe, saving every so many seconds."""
-        start, saved, before = time.monotonic(), time.monotonic(), self.seconds
-        while self.step < self.recipe.steps:
-            loss = self._update(self.model)
-            self.step += 1
-            self.seconds = before + time.monotonic() - start
-            if self.step % 50 == 0:
-                self.curve.append((self.step, round(loss, 4)))
-                progress(self.step, loss)
-            if time.monotonic() - saved > save_every:
-                self.save()
-                saved = time.monotonic()
-        self.save()
-
-    def _update(self, model: Callable) -> float:
-        scale = self._rate() / self.recipe.rate
-        loss = loss_of(model, self.batches[self.step])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.recipe.rate * scale
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        return loss.item()
-
-    def _rate(self) -> float:
-        recipe = self.recipe
-        if self.step < recipe.warmup:
-            return recipe.rate * (self.step + 1) / recipe.warmup
-        return recipe.rate * (0.1 + 0.45 * (1 + math.cos(math.pi * self.step / recipe.steps)))
-
-    def save(self) -> None:
-        """Writes the state of the run; what was there is replaced once the new files are complete."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        tensors = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()} | dict(self._optimizer_tensors())
-        save_file({k: v.contiguous() for k, v in tensors.items()}, self.directory / "checkpoint.new")
-        state = {"recipe": asdict(self.recipe), "step": self.step, "seconds": round(self.seconds, 1), "curve": self.curve}
-        (self.directory / "state.new").write_text(json.dumps(state))
-        (self.directory / "checkpoint.new").replace(self.directory / "checkpoint.safetensors")
-        (self.directory / "state.new").replace(self.directory / "state.json")
-
-    def _optimizer_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for i, optimizer in enumerate(self.optimizers):
-            for key, values in optimizer.state_dict()["state"].items():
-                yield from ((f"optimizer.{i}.{key}.{name}", torch.as_tensor(value)) for name, value in values.items())
-
-    def _resume(self) -> None:
-        state = json.loads((self.directory / "state.json").read_text())
-        if state["recipe"] != asdict(self.recipe):
-            raise ValueError(f"{self.directory} holds a run of another recipe, {state['recipe']}; use another directory or the same recipe")
-        tensors = load_file(self.directory / "checkpoint.safetensors")
-        self.model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
-        for i, optimizer in enumerate(self.optimizers):
-            own: dict[int, dict[str, torch.Tensor]] = {}
-            for name, tensor in tensors.items():
-                if name.startswith(f"optimizer.{i}."):
-                    _, _, key, part = name.split(".", 3)
-                    own.setdefault(int(key), {})[part] = tensor
-            optimizer.load_state_dict({"state": own, "param_groups": optimizer.state_dict()["param_groups"]})
-        self.step, self.seconds, self.curve = state["step"], state["seconds"], [tuple(point) for point in state["curve"]]
+    def loss(self, step: int) -> torch.Tensor:
+        return loss_of(self.model, self.batches[step])
 
     def export(self, directory: Path) -> None:
         """Writes the model as a LLaDA checkpoint with its tokenizer: config.json and model.safetensors in bfloat16."""

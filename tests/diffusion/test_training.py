@@ -22,8 +22,7 @@ def trained(recipe: Recipe, folder, stop_at: int | None = None) -> Run:
     run = Run(recipe, folder)
     if stop_at is not None:
         while run.step < stop_at:
-            run._update(run.model)
-            run.step += 1
+            run.update()
         run.save()
         return run
     run.train()
