@@ -105,7 +105,7 @@ class ResumableRun:
 
     def _resume(self) -> None:
         state = json.loads((self.directory / "state.json").read_text())
-        if state["recipe"] != asdict(self.recipe):
+        if state["recipe"] != json.loads(json.dumps(asdict(self.recipe))):
             raise ValueError(f"{self.directory} holds a run of another recipe, {state['recipe']}; use another directory or the same recipe")
         tensors = load_file(self.directory / "checkpoint.safetensors")
         self.model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}, strict=False)
