@@ -1,4 +1,4 @@
-"""The commands around masked diffusion: `diffuse`, `bench diffusion`, `train diffusion`, `train filter`."""
+"""The commands around masked diffusion and training: `diffuse`, `bench diffusion`, `train diffusion | filter | eagle`."""
 
 from __future__ import annotations
 
@@ -130,6 +130,31 @@ def train_filter(
     network, quality = fit(checkpoint(model), prompts, seed, lambda line: err.print(line, highlight=False))
     network.save(out_file)
     out.print(f"filter in {out_file}: {quality}")
+
+
+@train.command("eagle", epilog="Example: fastdecode train eagle --out runs/head --keep-out bench/data/spec_bench_120.jsonl")
+def train_eagle(
+    out_dir: Annotated[Path, typer.Option("--out", file_okay=False, help="Data, checkpoints and the head; what is there already is used.")],
+    target: Annotated[str, typer.Option(help="Path or hub name of a chat model; the default is pulled when needed.")] = "smollm2-135m-instruct",
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of answers that the model writes to learn from.")] = 2_000_000,
+    steps: Annotated[int, typer.Option(min=1)] = 8000,
+    draft_vocabulary: Annotated[int, typer.Option(min=16, help="Tokens that the head can draft.")] = 8192,
+    keep_out: Annotated[Optional[Path], typer.Option(exists=True, dir_okay=False, help="Spec-Bench JSON lines whose questions must not be learned from.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """A draft head for a chat model, from text that the model writes itself (hours on two cores)."""
+    from rich.progress import Progress
+
+    from fastdecode.training import eagle_recipe
+
+    with Progress(console=err) as bar:
+        writing = bar.add_task("writing", total=answer_tokens)
+        training = bar.add_task("training", total=steps)
+        run = eagle_recipe.train(
+            target, out_dir, answer_tokens, steps, draft_vocabulary, keep_out, seed,
+            lambda tokens: bar.update(writing, completed=tokens), lambda step, loss: bar.update(training, completed=step, description=f"loss {loss:.4f}"),
+        )  # fmt: skip
+    out.print(f"head in {out_dir / 'head'}; kept per step of a draft: {', '.join(f'{a:.3f}' for a in run.acceptance(run.held_out))}")
 
 
 def checkpoint(model: str) -> str:

@@ -12,7 +12,8 @@ from fastdecode import ops
 from fastdecode.diffusion.caches import DelayedGreedy
 from fastdecode.diffusion.canvas import Canvas
 from fastdecode.diffusion.credit import CreditTable
-from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingBlocks, FixedBlocks, LearnedFilter, Policy
+from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingBlocks, FixedBlocks, LearnedFilter
+from fastdecode.diffusion.policy import Policy
 from fastdecode.errors import InvalidLogitsError
 from fastdecode.ops import VocabStats
 from fastdecode.ops.reference.random import stream_uniform

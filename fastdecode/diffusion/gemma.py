@@ -11,7 +11,7 @@ from typing import Any, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from fastdecode.diffusion.generator import cut_at_stop, seed_or_random, stop_list
+from fastdecode.diffusion.arguments import cut_at_stop, seed_or_random, stop_list
 from fastdecode.results import DecodeStats, GenerationResult
 from fastdecode.speculative.inputs import token_ids
 from fastdecode.targets.base import check_model

@@ -13,11 +13,13 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from fastdecode.diffusion.canvas import Canvas
+from fastdecode.diffusion.arguments import cut_at_stop, seed_or_random, stop_list, with_masks
 from fastdecode.diffusion.caches import BlockCausal
 from fastdecode.diffusion.decoding import Decoding
 from fastdecode.diffusion.drafting import DraftingDecoding
 from fastdecode.diffusion.facts import Facts
-from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingSteps, FixedBlocks, LearnedFilter, Policy
+from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingSteps, FixedBlocks, LearnedFilter
+from fastdecode.diffusion.policy import Policy
 from fastdecode.diffusion.presets import make_policy
 from fastdecode.errors import UnsupportedModelError
 from fastdecode.ops.unmask_commit import MASKED
@@ -242,7 +244,7 @@ class DiffusionGenerator:
             self._step(decoding)
             for canvas in running:
                 ids = [int(t) if c != MASKED else None for t, c in zip(canvas.tokens[canvas.prompt :], canvas.changed[canvas.prompt :])]
-                text = None if self.tokenizer is None else _with_masks(self.tokenizer, ids, mask)
+                text = None if self.tokenizer is None else with_masks(self.tokenizer, ids, mask)
                 yield CanvasState(text, ids, canvas.stats.forwards, canvas.finish_reason, canvas.row)
 
     def _result(self, canvas: Canvas, stop) -> GenerationResult:
@@ -306,37 +308,3 @@ def _check_blocks(policy: Policy, facts: Facts) -> None:
         object.__setattr__(policy, "blocks", dataclasses.replace(policy.blocks, delimiters=facts.delimiters))
     if isinstance(policy.steps, AscendingSteps) and policy.end_damping and not facts.eos:
         raise ValueError("end_damping needs eos_token_id, which the model does not name; pass eos_token_id=")
-
-
-def seed_or_random(seed: int | None) -> int:
-    if seed is None:
-        return int(torch.randint(2**62, ()))
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed={seed!r} must be an integer from 0 to 2**63 - 1")
-    return seed
-
-
-def stop_list(stop: Sequence[str] | str | None) -> list[str]:
-    stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
-    if not all(isinstance(s, str) and s for s in stops):
-        raise ValueError(f"stop={stop!r} must be a non-empty string or a list of them")
-    return stops
-
-
-def cut_at_stop(text: str, stops: list[str]) -> tuple[str, bool]:
-    """The text up to the first stop string in it, and whether there is one."""
-    cut = min((text.find(s) for s in stops if s in text), default=None)
-    return (text, False) if cut is None else (text[:cut], True)
-
-
-def _with_masks(tokenizer, ids: list[int | None], mask: str) -> str:
-    """Text with masks: runs of tokens are decoded together."""
-    pieces, run = [], []
-    for token in [*ids, None]:
-        if token is not None:
-            run.append(token)
-            continue
-        pieces.append(tokenizer.decode(run, skip_special_tokens=True) if run else "")
-        pieces.append(mask)
-        run = []
-    return "".join(pieces[:-1])

@@ -1,18 +1,15 @@
 """The parts of a decoding policy for masked-diffusion models: what a block is, how many tokens a step commits, and which.
 
-A part is a small frozen record with the numbers of its paper; `Policy` puts them together and refuses what does not fit.
+A part is a small frozen record with the numbers of its paper; `policy.Policy` puts them together.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 
 import torch
 
-from fastdecode.diffusion.caches import BlockCausal, CachePolicy, DelayedGreedy, Dual, NoCache, Prefix
-
-SCORERS = ("confidence", "margin", "neg_entropy", "left_to_right", "random")
 
 
 # Blocks: which positions may be committed before any behind them.
@@ -272,90 +269,3 @@ class FreeDraft:
     """
 
     depth: int = 4
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How a canvas is decoded.
-
-    Attributes:
-        cache: which positions a step computes again.
-        end_at_eos: whether a row is finished once an EOS stands behind committed tokens alone.
-        cut_at_eos: whether an EOS that is committed cuts the canvas behind it even while masks stand before it (EoTP of Learn2PD).
-        cut_confidence: that an EOS needs to cut.
-
-    Raises:
-        ValueError: parts do not go together; says why.
-    """
-
-    blocks: Blocks = field(default_factory=FixedBlocks)
-    steps: Steps = field(default_factory=UniformSteps)
-    scorer: str = "confidence"
-    unmask: Unmask = field(default_factory=TopK)
-    cache: CachePolicy = field(default_factory=NoCache)
-    credit: Credit | None = None
-    end_damping: EndDamping | None = None
-    early_commit: EarlyCommit | None = None
-    drafts: FreeDraft | None = None
-    end_at_eos: bool = True
-    cut_at_eos: bool = False
-    cut_confidence: float = 0.0
-
-    def __post_init__(self):
-        _check_parts(self)
-        for refused, reason in _conflicts(self):
-            if refused:
-                raise ValueError(reason)
-
-    @property
-    def lossless(self) -> bool:
-        """Whether the text is that of the same policy without cache and drafts."""
-        exact_cache = isinstance(self.cache, (NoCache, BlockCausal)) or self.cache.interval == 1
-        return exact_cache and self.early_commit is None
-
-
-def _check_parts(policy: Policy) -> None:
-    kinds = {"blocks": Blocks, "steps": Steps, "unmask": Unmask, "cache": CachePolicy, "credit": Credit | None, "end_damping": EndDamping | None, "early_commit": EarlyCommit | None, "drafts": FreeDraft | None}
-    for name, kind in kinds.items():
-        value = getattr(policy, name)
-        if not isinstance(value, kind):
-            raise TypeError(f"{name}={value!r} is not a part of this kind; use one of fastdecode.diffusion.policies and caches")
-    if policy.scorer not in SCORERS:
-        raise ValueError(f"scorer={policy.scorer!r} is unknown: use {', '.join(SCORERS)}")
-    for part in (policy.blocks, policy.steps, policy.cache, policy.drafts):
-        for f in fields(part) if part is not None else ():
-            value = getattr(part, f.name)
-            if f.type in ("int", "int | None") and value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < (0 if f.name in ("before", "behind", "around", "warmup") else 1)):
-                raise ValueError(f"{type(part).__name__}({f.name}={value!r}) must be a positive integer")
-    if isinstance(policy.blocks, AdaptiveBlocks) and policy.blocks.window not in ("canvas", "generated"):
-        raise ValueError(f"AdaptiveBlocks(window={policy.blocks.window!r}) is unknown: use canvas or generated")
-    bar = policy.unmask.bar if not isinstance(policy.unmask, EntropyBelow) else policy.unmask.entropy
-    if math.isnan(bar):
-        raise ValueError(f"{type(policy.unmask).__name__} has a bar that is not a number")
-
-
-def _conflicts(p: Policy):
-    """(whether it is the case, why it is refused)."""
-    ascending = isinstance(p.steps, AscendingSteps)
-    scheduled = isinstance(p.steps, TimeSteps) or (isinstance(p.steps, UniformSteps) and p.steps.per_block is not None)
-    yield isinstance(p.blocks, AdaptiveBlocks) and (ascending or scheduled), f"blocks=AdaptiveBlocks with steps={p.steps}: a number of steps cannot be planned for blocks of unknown length; leave steps out"
-    yield isinstance(p.blocks, AscendingBlocks) and not ascending, "blocks=AscendingBlocks needs steps=AscendingSteps(), whose commits they are cut by"
-    yield isinstance(p.steps, TimeSteps) and not isinstance(p.blocks, WholeCanvas), "steps=TimeSteps is a schedule of the whole canvas; use blocks=WholeCanvas()"
-    yield isinstance(p.unmask, EntropyBelow) and p.scorer != "neg_entropy", f"unmask=EntropyBelow compares entropies, scorer={p.scorer!r} does not give them; use scorer='neg_entropy'"
-    yield isinstance(p.unmask, (Threshold, Factor)) and p.scorer not in ("confidence", "margin"), f"unmask={type(p.unmask).__name__} compares probabilities, scorer={p.scorer!r} gives none; use confidence or margin"
-    yield isinstance(p.unmask, LearnedFilter) and not (isinstance(p.blocks, FixedBlocks) and p.blocks.length <= p.unmask.length), "unmask=LearnedFilter needs FixedBlocks no longer than the filter's input"
-    yield isinstance(p.unmask, LearnedFilter) and p.scorer != "confidence", "unmask=LearnedFilter reads confidences; use scorer='confidence'"
-    yield p.end_damping is not None and p.scorer not in ("confidence", "margin"), f"end_damping multiplies scores, which would promote EOS where they are negative or damp nothing (scorer={p.scorer!r}); use confidence or margin"
-    yield p.end_damping is not None and isinstance(p.unmask, LearnedFilter), "end_damping does not reach what unmask=LearnedFilter accepts; drop one of the two"
-    yield p.drafts is not None and (ascending or scheduled), f"drafts=FreeDraft verifies one token per step, steps={p.steps} asks for more; leave steps out"
-    yield p.drafts is not None and not isinstance(p.unmask, (TopK, Threshold)), f"drafts=FreeDraft knows the next state of TopK and Threshold, not of {type(p.unmask).__name__}"
-    yield p.drafts is not None and p.scorer == "random", "drafts=FreeDraft follows the order of confidence; scorer='random' has no order to follow"
-    yield p.drafts is not None and (p.credit is not None or p.end_damping is not None), "drafts=FreeDraft verifies states, credit and end_damping depend on the way to them; drop one of the two"
-    yield p.drafts is not None and p.early_commit is not None, "early_commit ends the losslessness of drafts=FreeDraft; drop one of the two"
-    yield p.drafts is not None and not (isinstance(p.cache, NoCache) or (isinstance(p.cache, (Prefix, Dual)) and p.cache.interval is None)), f"drafts=FreeDraft works with NoCache, Prefix() and Dual(), whose frozen keys do not change inside a block; not with {p.cache}"
-    yield isinstance(p.cache, DelayedGreedy) and p.scorer != "random", "cache=DelayedGreedy must know the next positions before the pass: only scorer='random' tells them"
-    yield isinstance(p.cache, DelayedGreedy) and not isinstance(p.unmask, TopK), "cache=DelayedGreedy must know how many positions come next; use unmask=TopK()"
-    yield p.early_commit is not None and isinstance(p.cache, (Prefix, Dual, DelayedGreedy, BlockCausal)) and p.early_commit.answer is not None, f"early_commit looks at answer={p.early_commit.answer if p.early_commit else None} in every step, which cache={type(p.cache).__name__} does not compute; use answer=None"
-    yield isinstance(p.cache, BlockCausal) and not isinstance(p.blocks, FixedBlocks), "cache=BlockCausal needs FixedBlocks of the model's length"
-    yield p.credit is not None and p.scorer == "random", "credit changes confidences, scorer='random' ignores them; drop one of the two"
-    yield p.early_commit is not None and list(p.early_commit.parts) != sorted(p.early_commit.parts), "EarlyCommit(parts=...) must ascend"

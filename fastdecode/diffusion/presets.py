@@ -14,10 +14,10 @@ from fastdecode.diffusion.policies import (
     EntropyBelow,
     FreeDraft,
     LearnedFilter,
-    Policy,
     Threshold,
     WholeCanvas,
 )
+from fastdecode.diffusion.policy import Policy
 
 class Preset(NamedTuple):
     """A policy by the name of its paper.

@@ -170,11 +170,13 @@ class EagleRun(ResumableRun):
         torch.manual_seed(recipe.seed)
         self.target, self.data = target, data
         self.vocabulary = draft_vocabulary(data, shape.draft_vocab_size)
+        self.held_out = list(range(0, len(data), 50))  # conversations that are measured on and not learned from
+        self.learned = sorted(set(range(len(data))) - set(self.held_out)) or self.held_out
         super().__init__(recipe, directory, EagleHead(shape, embedding, heads[self.vocabulary].float()))
 
     def loss(self, step: int) -> torch.Tensor:
         draw = random.Random(self.recipe.seed * 1_000_003 + step)
-        return self._loss_of([draw.randrange(len(self.data)) for _ in range(self.recipe.batch)])
+        return self._loss_of(draw.choices(self.learned, k=self.recipe.batch))
 
     def _loss_of(self, chosen: list[int]) -> torch.Tensor:
         """Cross entropy with the target's law over the draft vocabulary, where its favourite is in it."""

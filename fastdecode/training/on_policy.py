@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from dataclasses import dataclass
@@ -49,6 +50,11 @@ class Conversations:
         return cls(**load_file(path))
 
     @classmethod
+    def joined(cls, parts: Sequence["Conversations"]) -> "Conversations":
+        """One behind the other."""
+        return cls.of((tokens[:begin].tolist(), tokens[begin:].tolist()) for part in parts for tokens, begin in (part[i] for i in range(len(part))))
+
+    @classmethod
     def of(cls, pairs: Iterable[tuple[list[int], list[int]]]) -> "Conversations":
         """From prompts and answers."""
         tokens, begins, answers = [], [0], []
@@ -66,21 +72,20 @@ def user_header(tokenizer) -> list[int]:
     return list(tokenizer(text.split(mark)[0], add_special_tokens=False)["input_ids"])
 
 
-def user_turns(generator: SpeculativeGenerator, count: int, seed: int, keep_out: Sequence[str] = (), batch: int = 16, temperature: float = 1.0, progress: Callable[[int], None] = lambda n: None) -> list[str]:  # fmt: skip
-    """Different questions, as the model imagines that users ask them (Magpie, Xu et al. 2024, arXiv:2406.08464).
+def user_turns(generator: SpeculativeGenerator, count: int, seed: int, accepts: Callable[[str], bool], batch: int = 16, temperature: float = 1.0) -> list[str]:
+    """Up to `count` different questions, as the model imagines that users ask them (Magpie, Xu et al. 2024, arXiv:2406.08464).
 
     Args:
-        keep_out: texts that no question may share `OVERLAP` words in a row with.
+        accepts: which of them are wanted, e.g. `TurnFilter.accepts`.
     """
-    header, filter_ = user_header(generator.tokenizer), TurnFilter(keep_out)
+    header = user_header(generator.tokenizer)
     turns: list[str] = []
     for attempt in range(8 * (count // batch + 1)):
         results = generator.generate([header] * batch, max_new_tokens=128, do_sample=True, temperature=temperature, seed=seed * 1_000_003 + attempt)
-        turns += [r.text.strip() for r in results if r.finish_reason == "eos" and filter_.accepts(r.text)]
-        progress(len(turns))
+        turns += [r.text.strip() for r in results if r.finish_reason == "eos" and accepts(r.text)]
         if len(turns) >= count:
-            return turns[:count]
-    return turns
+            break
+    return turns[:count]
 
 
 class TurnFilter:
@@ -108,7 +113,7 @@ def _grams(words: list[str]) -> set[tuple[str, ...]]:
     return {tuple(words[i : i + OVERLAP]) for i in range(len(words) - OVERLAP + 1)}
 
 
-def answer(generator: SpeculativeGenerator, turns: Sequence[str], max_new_tokens: int, seed: int, batch: int = 16, greedy_share: float = 0.5, progress: Callable[[int], None] = lambda n: None) -> Conversations:  # fmt: skip
+def answer(generator: SpeculativeGenerator, turns: Sequence[str], max_new_tokens: int, seed: int, batch: int = 16, greedy_share: float = 0.5) -> Conversations:
     """The model's own answers: a share of the batches greedy, the others sampled at temperature 0.8."""
     pairs: list[tuple[list[int], list[int]]] = []
     draw = random.Random(seed)
@@ -117,5 +122,23 @@ def answer(generator: SpeculativeGenerator, turns: Sequence[str], max_new_tokens
         sampling = {"do_sample": False} if draw.random() < greedy_share else {"do_sample": True, "temperature": 0.8}
         results = generator.generate(prompts, max_new_tokens=max_new_tokens, seed=seed + first, **sampling)
         pairs += [(prompt, r.token_ids) for prompt, r in zip(prompts, results) if len(r.token_ids) > 1]
-        progress(len(pairs))
     return Conversations.of(pairs)
+
+
+def write(generator: SpeculativeGenerator, directory: Path, answer_tokens: int, seed: int, keep_out: Sequence[str], chunk: int = 128, max_new_tokens: int = 192, progress: Callable[[int], None] = lambda n: None) -> Conversations:  # fmt: skip
+    """Conversations with so many tokens of answers, in files of `chunk` questions each; what is there already is not made again."""
+    directory.mkdir(parents=True, exist_ok=True)
+    filter_, parts, number = TurnFilter(keep_out), [], 0
+    while sum(part.answer_tokens for part in parts) < answer_tokens:
+        questions, data = directory / f"questions-{number:04}.json", directory / f"conversations-{number:04}.safetensors"
+        if data.exists():
+            for question in json.loads(questions.read_text()):
+                filter_.accepts(question)
+        else:
+            turns = user_turns(generator, chunk, seed + number, filter_.accepts)
+            questions.write_text(json.dumps(turns))
+            answer(generator, turns, max_new_tokens, seed + number).save(data)
+        parts.append(Conversations.load(data))
+        number += 1
+        progress(sum(part.answer_tokens for part in parts))
+    return Conversations.joined(parts)

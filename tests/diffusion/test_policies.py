@@ -21,13 +21,13 @@ from fastdecode.diffusion.policies import (
     FixedBlocks,
     FreeDraft,
     LearnedFilter,
-    Policy,
     Threshold,
     TimeSteps,
     UniformSteps,
     WholeCanvas,
     ascending_commits,
 )
+from fastdecode.diffusion.policy import Policy
 from fastdecode.diffusion.presets import PRESETS, make_policy
 from fastdecode.ops import VocabStats
 from fastdecode.training.unmask_filter import UnmaskFilter

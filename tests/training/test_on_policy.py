@@ -3,7 +3,7 @@
 import torch
 
 from fastdecode import SpeculativeGenerator
-from fastdecode.training.on_policy import Conversations, TurnFilter, answer, user_header, user_turns
+from fastdecode.training.on_policy import Conversations, TurnFilter, answer, user_header, user_turns, write
 from tests.models import byte_tokenizer, small_model
 from tests.threads import one_thread  # noqa: F401
 
@@ -31,10 +31,20 @@ def test_conversations_are_kept_whole(tmp_path):
 def test_a_model_writes_both_sides():
     generator = SpeculativeGenerator(small_model(), byte_tokenizer(), drafter="none")
     assert byte_tokenizer().decode(user_header(byte_tokenizer())) == "user:"
-    turns = user_turns(generator, 3, seed=1, batch=4)
+    turns = user_turns(generator, 3, 1, TurnFilter().accepts, batch=4)
     assert len(turns) <= 3 and len(set(turns)) == len(turns)
     made = answer(generator, ["first question", "second one", "third"], 6, seed=0, batch=2)
     again = answer(generator, ["first question", "second one", "third"], 6, seed=0, batch=2)
     assert torch.equal(made.tokens, again.tokens) and 1 <= len(made) <= 3
     tokens, begin = made[0]
     assert byte_tokenizer().decode(tokens[:begin].tolist()).startswith("user:") and 1 < len(tokens) - begin <= 6
+
+
+def test_what_is_written_already_is_not_made_again(tmp_path, monkeypatch):
+    generator = SpeculativeGenerator(small_model(), byte_tokenizer(), drafter="none")
+    asked = []
+    monkeypatch.setattr("fastdecode.training.on_policy.user_turns", lambda generator, count, seed, accepts: asked.append(seed) or [f"question number {seed} of many {i}" for i in range(count)])
+    first = write(generator, tmp_path, 20, 5, [], chunk=2, max_new_tokens=6)
+    assert first.answer_tokens >= 20 and asked == list(range(5, 5 + len(asked)))
+    again = write(generator, tmp_path, 20, 5, [], chunk=2, max_new_tokens=6)
+    assert torch.equal(first.tokens, again.tokens) and len(asked) == len(list(tmp_path.glob("*.safetensors")))

@@ -1,0 +1,47 @@
+"""From a chat model to a draft head for it: the model writes, the head learns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Callable
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fastdecode import checkpoints
+from fastdecode.speculative.generator import SpeculativeGenerator
+from fastdecode.targets.native import NativeTarget
+from fastdecode.training.eagle import EagleRun, HeadShape, Recipe
+from fastdecode.training.on_policy import write
+
+
+def head_shape(config, draft_vocabulary: int) -> HeadShape:
+    """A head as wide as one layer of the model."""
+    return HeadShape(
+        config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_key_value_heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        min(draft_vocabulary, config.vocab_size), rms_norm_eps=config.rms_norm_eps,
+    )  # fmt: skip
+
+
+def train(
+    name: str, directory: Path, answer_tokens: int, steps: int, draft_vocabulary: int, keep_out: Path | None, seed: int, wrote: Callable[[int], None] = lambda tokens: None, trained: Callable[[int, float], None] = lambda step, loss: None,
+) -> EagleRun:  # fmt: skip
+    """Trains a head in `directory`; an interrupted call goes on where it was.
+
+    Args:
+        name: path or hub name of a chat model, or a checkpoint that `pull` knows.
+        keep_out: JSON lines with `turns` that must not be learned from.
+    """
+    path = str(checkpoints.pull(name)) if name.lower() in checkpoints.CHECKPOINTS else name
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval(), AutoTokenizer.from_pretrained(path)
+    target = NativeTarget(model)
+    excluded = [turn for line in keep_out.read_text().splitlines() for turn in json.loads(line)["turns"]] if keep_out else []
+    data = write(SpeculativeGenerator(model, tokenizer, drafter="none", target=target), directory / "data", answer_tokens, seed, excluded, progress=wrote)
+    layers = model.config.num_hidden_layers
+    recipe = Recipe((2, layers // 2, layers - 3), steps=steps, seed=seed)
+    embedding, heads = model.get_input_embeddings().weight.detach(), model.get_output_embeddings().weight.detach()
+    run = EagleRun(recipe, directory / "run", target, data, head_shape(model.config, draft_vocabulary), embedding, heads)
+    run.train(progress=trained)
+    run.export(directory / "head")
+    return run
