@@ -72,7 +72,7 @@ class DiffusionGenerator:
         model: LLaDA's or Dream's transformer as a model of transformers (`from_pretrained` makes one of a checkpoint), or
             a `DiffusionTarget`.
         tokenizer: needed for text and stop strings.
-        preset: "auto" (threshold 0.9, dual cache) or another name of `PRESETS`; `parts` (blocks, steps, scorer, unmask, cache,
+        preset: "auto" (threshold 0.9, no cache) or another name of `PRESETS`; `parts` (blocks, steps, scorer, unmask, cache,
             credit, end_damping, early_commit, drafts, ...) replace some of its parts.
         target: "native" (compiled runtime), "hf" (transformers modules), or "auto".
         weights: of the compiled runtime, as for `SpeculativeGenerator`.

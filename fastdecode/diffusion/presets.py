@@ -34,7 +34,7 @@ class Preset(NamedTuple):
 
 
 PRESETS: dict[str, Preset] = {
-    "auto": Preset(lambda: {"unmask": Threshold(0.9), "cache": Dual()}, "All tokens with confidence 0.9 or more, the current block computed again", "as fast-dllm"),
+    "auto": Preset(lambda: {"unmask": Threshold(0.9)}, "All tokens with confidence 0.9 or more; everything computed again, so that nothing but haste can cost quality", "arXiv:2505.22618"),
     "llada": Preset(lambda: {}, "One token per step, the most confident one; everything computed again", "arXiv:2502.09992"),
     "dkv-decode": Preset(lambda: {"cache": Delayed(8)}, "One token per step; tokens are cached one step after they were committed", "arXiv:2505.15781"),
     "dkv-greedy": Preset(lambda: {"scorer": "random", "cache": DelayedGreedy()}, "Random order; only what is committed now or was last, and some masks beside it, is computed", "arXiv:2505.15781"),
