@@ -91,9 +91,8 @@ void attend(const AttentionArgs& a, const AttentionTask& task, float* scratch) {
       std::fill(s + low, s + high, 0.0f);
       continue;
     }
-    const int32_t* tail = set.tail.data() + set.tail_begin[m] + (start + range.dense - set.dense_end[m]);
-    const int64_t tail_size = range.high - range.dense;
-    for (int64_t i = 0; i < tail_size; ++i) s[range.dense + i] = s[kSplit + tail[i] - new_slots];
+    const int64_t tail = set.tail_begin[m] + (start + range.dense - set.dense_end[m]), tail_size = range.high - range.dense;
+    for (int64_t i = 0; i < tail_size; ++i) s[range.dense + i] = s[kSplit + set.tail[tail + i] - new_slots];
     float* part = a.parts + ((m * a.shape.heads + task.head * group + r % group) * a.plan.splits + task.split) * a.shape.part();
     part[dim + 1] = a.kernels.softmax(s, low, range.low, range.high, high, part + dim);
     for (int64_t i = 0; i < tail_size; ++i) {
