@@ -16,10 +16,10 @@ def seed_or_random(seed: int | None) -> int:
 
 
 def stop_list(stop: Sequence[str] | str | None) -> list[str]:
-    stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
-    if not all(isinstance(s, str) and s for s in stops):
+    stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    if not isinstance(stops, (list, tuple, set, frozenset)) or not all(isinstance(s, str) and s for s in stops):
         raise ValueError(f"stop={stop!r} must be a non-empty string or a list of them")
-    return stops
+    return list(stops)
 
 
 def cut_at_stop(text: str, stops: list[str]) -> tuple[str, bool]:

@@ -172,6 +172,7 @@ class DiffusionGenerator:
     def _canvases(self, prompts: list[list[int]], max_new_tokens: int, seed: int | None):
         if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={max_new_tokens!r} must be an integer of at least 1: the size of the canvas")
+        self._check_room(max(map(len, prompts)), max_new_tokens)
         seed, copies, rows = seed_or_random(seed), {}, []
         for i, prompt in enumerate(prompts):
             if self.mask_in_text == "error" and self.facts.mask in prompt:
@@ -183,11 +184,14 @@ class DiffusionGenerator:
             rows.append((prompt + [self.facts.mask] * max_new_tokens, [-1] * len(prompt) + [MASKED] * max_new_tokens, len(prompt), key))
         return self._batch(rows)
 
+    def _check_room(self, given: int, open_positions: int) -> None:
+        """Before anything of that size is made."""
+        limit = self.target.max_positions
+        if limit is not None and given + open_positions > limit:
+            raise ValueError(f"a prompt with its canvas has {given + open_positions} positions, the model has {limit}; shorten the prompt or set max_new_tokens to at most {max(0, limit - given)}")
+
     def _batch(self, rows: list[tuple[list[int], list[int], int, tuple[int, int]]]) -> tuple[list[Canvas], torch.Tensor, torch.Tensor]:
         longest = max(len(tokens) for tokens, *_ in rows)
-        limit = self.target.max_positions
-        if limit is not None and longest > limit:
-            raise ValueError(f"a prompt with its canvas has {longest} positions, the model has {limit}; shorten the prompt or set max_new_tokens to at most {limit - longest + len(rows[0][0]) - rows[0][2]}")
         tokens = torch.full((len(rows), longest), self.facts.mask, dtype=torch.int32)
         changed = torch.full((len(rows), longest), -1, dtype=torch.int32)
         canvases = []
@@ -206,6 +210,7 @@ class DiffusionGenerator:
         gaps = sum(isinstance(part, Gap) for part in template)
         if not 1 <= gaps <= MAX_GAPS:
             raise ValueError(f"template has {gaps} gaps, expected 1 to {MAX_GAPS}; put Gap(n) where text is missing")
+        self._check_room(0, sum(part.tokens for part in template if isinstance(part, Gap)))
         tokens, changed = [], []
         for part in template:
             ids = [self.facts.mask] * part.tokens if isinstance(part, Gap) else list(self.tokenizer(part, add_special_tokens=not tokens)["input_ids"])
@@ -213,6 +218,7 @@ class DiffusionGenerator:
                 raise ValueError(f"template holds the mask inside text {part!r}; only Gap(n) opens positions")
             tokens += ids
             changed += [MASKED if isinstance(part, Gap) else -1] * len(ids)
+        self._check_room(len(tokens), 0)
         if self.facts.shift and changed[0] == MASKED:
             raise ValueError("template begins with a gap: this model proposes a token from the position before it; begin with text")
         return tokens, changed

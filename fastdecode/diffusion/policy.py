@@ -87,7 +87,7 @@ def _check_parts(policy: Policy) -> None:
     if isinstance(policy.blocks, AdaptiveBlocks) and policy.blocks.window not in ("canvas", "generated"):
         raise ValueError(f"AdaptiveBlocks(window={policy.blocks.window!r}) is unknown: use canvas or generated")
     bar = policy.unmask.bar if not isinstance(policy.unmask, EntropyBelow) else policy.unmask.entropy
-    if math.isnan(bar):
+    if not isinstance(bar, (int, float)) or math.isnan(bar):
         raise ValueError(f"{type(policy.unmask).__name__} has a bar that is not a number")
 
 

@@ -155,6 +155,8 @@ CALLS = {
     "no canvas": (lambda g: g.generate(PROMPT, 0), ValueError, "max_new_tokens=0"),
     "half a token": (lambda g: g.generate(PROMPT, 2.5), ValueError, "max_new_tokens=2.5"),
     "too long": (lambda g: g.generate(PROMPT, 600), ValueError, "609 positions, the model has 512.*at most 503"),
+    "far too long": (lambda g: g.generate(PROMPT, 10**9), ValueError, "the model has 512"),
+    "stop of another kind": (lambda g: g.generate(PROMPT, 4, stop=3), ValueError, "stop=3"),
     "temperature": (lambda g: g.generate(PROMPT, 4, temperature=-1.0), ValueError, "temperature=-1.0"),
     "seed": (lambda g: g.generate(PROMPT, 4, seed=-1), ValueError, "seed=-1"),
     "stop": (lambda g: g.generate(PROMPT, 4, stop=[""]), ValueError, "stop="),
