@@ -10,6 +10,7 @@
 #include "ops/cpu/kv_write.h"
 #include "ops/cpu/process_probs.h"
 #include "ops/cpu/transport.h"
+#include "ops/cpu/tree_expand.h"
 #include "ops/cpu/unmask_commit.h"
 #include "ops/cpu/tree_attention.h"
 #include "ops/cpu/verify_chain.h"
@@ -60,6 +61,10 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("verify_tree_greedy", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr choice, int64_t batch, int64_t nodes, Ptr path, Ptr accept_len, Ptr next_token) {
     verify_tree_greedy({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<int32_t>(choice), batch, nodes, at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)});
+  }, Unlocked());
+  m.def("tree_expand_scratch", &tree_expand_scratch);
+  m.def("tree_expand", [](Ptr logits, int64_t rows, int64_t vocab, int64_t stride, int64_t dtype, Ptr scores, int64_t k, Ptr ids, Ptr child_scores, Ptr scratch) {
+    tree_expand({at<void>(logits), rows, vocab, stride, dtype, at<float>(scores), k, at<int32_t>(ids), at<float>(child_scores), at<float>(scratch)});
   }, Unlocked());
   m.def("unmask_commit", [](Ptr floats, Ptr ints, Ptr begin, Ptr position, Ptr factor, Ptr accepted, Ptr quota, int64_t rows, int64_t batch, int64_t scorer, int64_t rule, float bar, int64_t step, Ptr tokens, Ptr changed, int64_t stride, Ptr scores, Ptr sorted, Ptr rank, Ptr chosen) {
     unmask_commit({at<float>(floats), at<int32_t>(ints), at<int32_t>(begin), at<int32_t>(position), at<float>(factor), at<uint8_t>(accepted), at<int32_t>(quota), rows, batch, scorer, rule, bar, step, at<int32_t>(tokens), at<int32_t>(changed), stride, at<float>(scores), at<float>(sorted), at<int32_t>(rank), at<int32_t>(chosen)});

@@ -37,14 +37,14 @@ std::vector<float> padded(const std::vector<float>& weights) {
   return result;
 }
 
-// Trees of counts[b] nodes out of [B, N], behind `lengths` committed tokens.
-void add_trees(TokenSet& set, const std::vector<int32_t>& rows, const std::vector<int32_t>& lengths, const Ids& tokens, const Ids& parents, const Ids& counts) {
+// Trees of counts[b] nodes out of [B, N], behind `lengths` committed tokens; nodes before first[b], if given, are in the cache already.
+void add_trees(TokenSet& set, const std::vector<int32_t>& rows, const std::vector<int32_t>& lengths, const Ids& tokens, const Ids& parents, const Ids& counts, const std::vector<int64_t>& first) {
   const int64_t batch = int64_t(rows.size()), nodes = batch ? tokens.size() / batch : 0;
-  if (tokens.size() != parents.size() || counts.size() != batch || int64_t(lengths.size()) != batch || tokens.size() != batch * nodes)
-    throw std::invalid_argument("tokens and parents must be [B, N], counts, rows and lengths [B]");
+  if (tokens.size() != parents.size() || counts.size() != batch || int64_t(lengths.size()) != batch || tokens.size() != batch * nodes || (!first.empty() && int64_t(first.size()) != batch))
+    throw std::invalid_argument("tokens and parents must be [B, N], counts, rows, lengths and first [B]");
   for (int64_t b = 0; b < batch; ++b) {
     if (counts.at(b) < 0 || counts.at(b) > nodes) throw std::invalid_argument("counts[" + std::to_string(b) + "] = " + std::to_string(counts.at(b)) + " is not in 0 .. " + std::to_string(nodes));
-    set.add_tree(rows[b], lengths[b], tokens.data() + b * nodes, parents.data() + b * nodes, counts.at(b));
+    set.add_tree(rows[b], lengths[b], tokens.data() + b * nodes, parents.data() + b * nodes, counts.at(b), first.empty() ? 0 : first[b]);
   }
 }
 
@@ -58,6 +58,18 @@ void want(TokenSet& set, const Ids& tokens) {
   for (size_t i = 0; i < wanted.size(); ++i)
     if (wanted[i] < 0 || wanted[i] >= set.size() || (i > 0 && wanted[i] <= wanted[i - 1])) throw std::invalid_argument("wanted[" + std::to_string(i) + "] = " + std::to_string(wanted[i]) + " does not ascend within the " + std::to_string(set.size()) + " tokens of the set");
   set.wanted = std::move(wanted);
+}
+
+// float32 [ids, width], one row per id.
+template <class F>
+py::array_t<float> rows_of(const Ids& ids, int64_t count, int64_t width, const F& write) {
+  py::array_t<float> result({py::ssize_t(ids.size()), py::ssize_t(width)});
+  for (py::ssize_t i = 0; i < ids.size(); ++i) {
+    const int32_t id = ids.data()[i];
+    if (id < 0 || id >= count) throw std::invalid_argument("id " + std::to_string(id) + " is outside 0 .. " + std::to_string(count - 1));
+    write(id, result.mutable_data(i, 0));
+  }
+  return result;
 }
 
 StepPart part_of_pass(int64_t begin, int64_t end, uintptr_t hidden, const std::vector<int64_t>& taps, uintptr_t tapped) {
@@ -83,7 +95,7 @@ void bind_runtime(py::module_& m) {
       .def(py::init<>())
       .def("__len__", &TokenSet::size)
       .def("add_chain", [](TokenSet& set, int32_t row, int32_t length, const std::vector<int32_t>& tokens) { set.add_chain(row, length, tokens.data(), int64_t(tokens.size())); })
-      .def("add_trees", &add_trees)
+      .def("add_trees", &add_trees, py::arg("rows"), py::arg("lengths"), py::arg("tokens"), py::arg("parents"), py::arg("counts"), py::arg("first") = std::vector<int64_t>{})
       .def("add_positions", &add_positions)
       .def("want", &want);
 
@@ -101,7 +113,7 @@ void bind_runtime(py::module_& m) {
         *slot = std::move(w);
       })
       .def("set_norm", [](Layer& l, const std::string& name, const std::vector<float>& w) {
-        std::vector<float>* const slot = name == "attention" ? &l.attention_norm : name == "query" ? &l.query_norm : name == "key" ? &l.key_norm : name == "after_attention" ? &l.after_attention_norm : name == "mlp" ? &l.mlp_norm : name == "after_mlp" ? &l.after_mlp_norm : nullptr;
+        std::vector<float>* const slot = name == "attention" ? &l.attention_norm : name == "query" ? &l.query_norm : name == "key" ? &l.key_norm : name == "after_attention" ? &l.after_attention_norm : name == "mlp" ? &l.mlp_norm : name == "after_mlp" ? &l.after_mlp_norm : name == "token" ? &l.token_norm : nullptr;
         if (!slot) throw std::invalid_argument("a layer has no norm '" + name + "'");
         *slot = padded(w);
       })
@@ -109,17 +121,19 @@ void bind_runtime(py::module_& m) {
       .def_readwrite("rotary", &Layer::rotary);
 
   py::class_<Transformer>(m, "Transformer")
-      .def(py::init([](const std::string& element, int64_t vocab, int64_t width, int64_t heads, int64_t kv_heads, int64_t dim, int64_t inner, float epsilon, float attention_scale, float embedding_scale, const std::string& activation) {
+      .def(py::init([](const std::string& element, int64_t vocab, int64_t width, int64_t heads, int64_t kv_heads, int64_t dim, int64_t inner, float epsilon, float attention_scale, float embedding_scale, const std::string& activation, int64_t outputs) {
              if (activation != "silu" && activation != "gelu") throw std::invalid_argument("activation '" + activation + "' is unknown: use silu or gelu");
              auto t = std::make_unique<Transformer>();
-             t->config = {element_of(element), vocab, width, heads, kv_heads, dim, inner, epsilon, attention_scale, embedding_scale, activation == "silu" ? Activation::silu : Activation::gelu};
+             t->config = {element_of(element), vocab, width, heads, kv_heads, dim, inner, outputs ? outputs : vocab, epsilon, attention_scale, embedding_scale, activation == "silu" ? Activation::silu : Activation::gelu};
              return t;
            }),
-           py::kw_only(), py::arg("element"), py::arg("vocab"), py::arg("width"), py::arg("heads"), py::arg("kv_heads"), py::arg("dim"), py::arg("inner"), py::arg("epsilon"), py::arg("attention_scale"), py::arg("embedding_scale"), py::arg("activation"))
+           py::kw_only(), py::arg("element"), py::arg("vocab"), py::arg("width"), py::arg("heads"), py::arg("kv_heads"), py::arg("dim"), py::arg("inner"), py::arg("epsilon"), py::arg("attention_scale"), py::arg("embedding_scale"), py::arg("activation"), py::arg("outputs") = 0)
       .def("add_layer", [](Transformer& t, Layer& layer) { t.layers.push_back(std::move(layer)); })
       .def("add_rotary", [](Transformer& t, const std::vector<float>& frequencies, float scale) { t.rotaries.push_back({frequencies, scale}); })
       .def("set_norm", [](Transformer& t, const std::vector<float>& w) { t.norm = padded(w); })
       .def("set_head", [](Transformer& t, PackedMatrix& w) { t.head = std::move(w); })
+      .def("set_fusion", [](Transformer& t, PackedMatrix& w) { t.fusion = std::move(w); })
+      .def("read_words_of", [](Transformer& t, Transformer& words) { t.words = &words; }, py::keep_alive<1, 2>())
       .def("set_embedding", [](Transformer& t, uintptr_t rows, int dtype) {
         const int64_t n = t.config.vocab * t.config.width;
         t.embedding = Memory(n * bytes_of(t.cache_element()));
@@ -132,17 +146,21 @@ void bind_runtime(py::module_& m) {
         }
       }, Unlocked())
       .def("check", &Transformer::check)
+      .def("embed", [](const Transformer& t, const Ids& ids) { return rows_of(ids, t.config.vocab, t.config.width, [&](int32_t id, float* out) { t.embed(id, out); }); })
+      .def("head_rows", [](const Transformer& t, const Ids& ids) { return rows_of(ids, t.config.outputs, t.config.width, [&](int32_t id, float* out) { t.head.unpack(id, 1, out); }); })
+      .def_property_readonly("norm", [](const Transformer& t) { return std::vector<float>(t.norm.begin(), t.norm.begin() + std::min<int64_t>(t.norm.size(), t.config.width)); })
       .def_property_readonly("weight_bytes", &Transformer::weight_bytes)
       .def("new_cache", [](const Transformer& t, int64_t rows, int64_t capacity) { return std::make_unique<KvCache>(t.cache_shape(), rows, capacity); })
-      .def("forward", [](Transformer& t, KvCache& cache, const TokenSet& set, uintptr_t logits, int64_t ld, int64_t begin, int64_t end, uintptr_t hidden, const std::vector<int64_t>& taps, uintptr_t tapped) {
+      .def("forward", [](Transformer& t, KvCache& cache, const TokenSet& set, uintptr_t logits, int64_t ld, int64_t begin, int64_t end, uintptr_t hidden, uintptr_t features, const std::vector<int64_t>& taps, uintptr_t tapped) {
              StepPart part = part_of_pass(begin, end, hidden, taps, tapped);
              part.logits = at<float>(logits);
              part.ld = ld;
+             part.features = at<float>(features);
              t.forward(cache, set, part);
            },
-           Unlocked(), py::arg("cache"), py::arg("set"), py::kw_only(), py::arg("logits") = 0, py::arg("ld") = 0, py::arg("begin") = 0, py::arg("end") = -1, py::arg("hidden") = 0, py::arg("taps") = std::vector<int64_t>{}, py::arg("tapped") = 0)
+           Unlocked(), py::arg("cache"), py::arg("set"), py::kw_only(), py::arg("logits") = 0, py::arg("ld") = 0, py::arg("begin") = 0, py::arg("end") = -1, py::arg("hidden") = 0, py::arg("features") = 0, py::arg("taps") = std::vector<int64_t>{}, py::arg("tapped") = 0)
       .def("forward_stats", [](Transformer& t, KvCache& cache, const TokenSet& set, uintptr_t ids, int64_t ids_per_row, uintptr_t banned, int64_t banned_count, uintptr_t temperature, uintptr_t key, uintptr_t floats, uintptr_t ints, uintptr_t id_logits, int64_t begin, int64_t end, uintptr_t hidden, const std::vector<int64_t>& taps, uintptr_t tapped) {
-             const VocabStatsArgs stats{nullptr, int64_t(set.wanted.size()), t.config.vocab, 0, kFloat32, at<int32_t>(ids), ids_per_row, at<int32_t>(banned), banned_count, at<float>(temperature), at<int64_t>(key), at<float>(floats), at<int32_t>(ints), at<float>(id_logits)};
+             const VocabStatsArgs stats{nullptr, int64_t(set.wanted.size()), t.config.outputs, 0, kFloat32, at<int32_t>(ids), ids_per_row, at<int32_t>(banned), banned_count, at<float>(temperature), at<int64_t>(key), at<float>(floats), at<int32_t>(ints), at<float>(id_logits)};
              StepPart part = part_of_pass(begin, end, hidden, taps, tapped);
              part.stats = &stats;
              t.forward(cache, set, part);

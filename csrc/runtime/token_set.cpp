@@ -24,27 +24,27 @@ void TokenSet::add_chain(int32_t row, int32_t length, const int32_t* tokens, int
   }
 }
 
-void TokenSet::add_tree(int32_t row, int32_t length, const int32_t* tokens, const int32_t* parents, int64_t count) {
-  open(row, length, int32_t(count), count);
-  const int64_t first = size();
-  for (int32_t i = 0; i < count; ++i) {
+void TokenSet::add_tree(int32_t row, int32_t length, const int32_t* tokens, const int32_t* parents, int64_t count, int64_t first) {
+  if (first < 0 || first > count) throw std::invalid_argument("first = " + std::to_string(first) + " is not in 0 .. " + std::to_string(count));
+  for (int64_t i = 0; i < count; ++i)
     if (parents[i] < -1 || parents[i] >= i) throw std::invalid_argument("parents[" + std::to_string(i) + "] = " + std::to_string(parents[i]) + " is not -1 or a node before it");
-    const int64_t parent = first + parents[i];
-    const bool root = parents[i] < 0;
+  open(row, length, int32_t(count), count - first);
+  std::vector<int32_t> depth(count), in_place(count), path;  // in_place: nodes at the top of a path that are where plain decoding puts them
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t parent = parents[i];
+    depth[i] = parent < 0 ? 0 : depth[parent] + 1;
+    const int32_t above = parent < 0 ? 0 : in_place[parent];
+    in_place[i] = depth[i] == i && above == depth[i] ? above + 1 : above;
+    if (i < first) continue;
+    path.clear();
+    for (int32_t node = int32_t(i); node >= 0 && depth[node] >= in_place[i]; node = parents[node]) path.push_back(length + node);
+    wanted.push_back(int32_t(size()));
     token.push_back(tokens[i]);
-    position.push_back(root ? length : position[parent] + 1);
-    slot.push_back(length + i);
-    const bool in_place = slot.back() == position.back() && (root || visible_end(parent) == dense_end[parent]);
-    if (in_place) {
-      dense_end.push_back(position.back() + 1);
-    } else {
-      dense_end.push_back(root ? length : dense_end[parent]);
-      if (!root)
-        for (int32_t t = tail_begin[parent]; t < tail_begin[parent + 1]; ++t) tail.push_back(int32_t(tail[t]));
-      tail.push_back(slot.back());
-    }
+    position.push_back(length + depth[i]);
+    slot.push_back(length + int32_t(i));
+    dense_end.push_back(length + in_place[i]);
+    tail.insert(tail.end(), path.rbegin(), path.rend());
     tail_begin.push_back(int32_t(tail.size()));
-    wanted.push_back(int32_t(first + i));
   }
 }
 

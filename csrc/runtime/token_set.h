@@ -25,8 +25,9 @@ struct TokenSet {
   void add_chain(int32_t row, int32_t length, const int32_t* tokens, int64_t count);
 
   // The nodes of a tree behind `length` committed tokens: node i goes to slot length + i and sees its ancestors. Wants all logits.
+  // Nodes before `first` were computed by an earlier pass, and are only seen.
   // Throws std::invalid_argument unless every parent stands before its children.
-  void add_tree(int32_t row, int32_t length, const int32_t* tokens, const int32_t* parents, int64_t count);
+  void add_tree(int32_t row, int32_t length, const int32_t* tokens, const int32_t* parents, int64_t count, int64_t first = 0);
 
   // Tokens at ascending positions, whose slots they overwrite, each seeing the positions 0 ... end - 1 whatever its own:
   // blocks whose tokens see each other. The caller answers for slots that nothing was ever written to.

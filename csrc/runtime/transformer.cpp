@@ -17,7 +17,7 @@ class Step {
  public:
   Step(Transformer& model, KvCache& cache, const TokenSet& set, const StepPart& part)
       : t_(model), c_(model.config), cache_(cache), set_(set), part_(part), kernels_(step_kernels(c_.element)), cache_kernels_(step_kernels(model.cache_element())), m_(set.size()), cache_bytes_(bytes_of(model.cache_element())),
-        bytes_(c_.element == Element::i8), ld_(round_up(c_.width, kDepth)), ld_heads_(round_up(c_.heads * c_.dim, kDepth)), ld_inner_(round_up(c_.inner, kDepth)), ld_qkv_((c_.heads + 2 * c_.kv_heads) * c_.dim), depth_(round_up(c_.dim, kKeyDepth)) {
+        bytes_(c_.element == Element::i8), ld_(round_up(c_.width, kDepth)), ld_heads_(round_up(c_.heads * c_.dim, kDepth)), ld_inner_(round_up(c_.inner, kDepth)), ld_qkv_((c_.heads + 2 * c_.kv_heads) * c_.dim), ld_wide_(std::max(t_.fusion.depth(), round_up(2 * c_.width, kDepth))), depth_(round_up(c_.dim, kKeyDepth)) {
     plan_layers();
     reserve();
   }
@@ -29,11 +29,12 @@ class Step {
 
   void operator()(Team& team, int member) {
     each(team, m_, [&](int64_t m) { enter(m); });
+    if (part_.features) fuse(team);
     for (int64_t i = part_.begin; i < part_.end; ++i) {
       const Layer& layer = t_.layers[i];
       keep(team, i);
-      each(team, m_, [&](int64_t m) { kernels_.norm(hidden(m), layer.attention_norm.data(), c_.width, ld_, c_.epsilon, input(m)); });
-      multiply(team, layer.qkv, input(0), m_, Epilogue::store, qkv(0), ld_qkv_);
+      each(team, m_, [&](int64_t m) { enter_layer(layer, m); });
+      multiply(team, layer.qkv, layer.token_norm.empty() ? input(0) : wide_input(0, layer.qkv.depth()), m_, Epilogue::store, qkv(0), ld_qkv_);
       each(team, m_ * c_.kv_heads, [&](int64_t item) { rotate_and_store(layer, i, item / c_.kv_heads, item % c_.kv_heads); });
       if (i + 1 == part_.end && !keeps_last()) break;  // only the keys and values were asked for
       attend_layer(team, member, layer, i);
@@ -55,6 +56,7 @@ class Step {
   // Bytes of an input row of that depth.
   int64_t stride(int64_t depth) const { return input_bytes(c_.element, depth); }
   char* input(int64_t m) { return space().inputs.at(m * stride(ld_)); }
+  char* wide_input(int64_t m, int64_t depth) { return space().wide_inputs.at(m * stride(depth)); }
   char* attended_input(int64_t m) { return bytes_ ? space().attended_inputs.at(m * stride(ld_heads_)) : space().attended.at(m * stride(ld_heads_)); }
   float* part(int64_t m, int64_t head, const AttentionPlan& plan, int64_t size) { return space().parts.at<float>((m * c_.heads + head) * plan.splits * size); }
 
@@ -89,7 +91,7 @@ class Step {
   }
 
   void head(Team& team, int member, int64_t wanted) {
-    each(team, wanted, [&](int64_t i) { kernels_.norm(hidden(set_.wanted[i]), t_.norm.data(), c_.width, ld_, c_.epsilon, input(i)); });
+    each(team, wanted, [&](int64_t i) { normed_input(hidden(set_.wanted[i]), t_.norm, input(i)); });
     if (part_.logits) return multiply(team, t_.head, input(0), wanted, Epilogue::store, part_.logits, part_.ld);
     const int64_t blocks = column_blocks();
     VocabCut* cuts = space().cuts.at<VocabCut>();
@@ -103,7 +105,7 @@ class Step {
   // Logits of some rows and columns, into cuts of their statistics while they are in the cache.
   void scan_columns(int64_t block, int64_t first, int64_t last, float* columns, VocabCut* cuts) {
     const PackedMatrix& w = t_.head;
-    const int64_t begin = block * kStatsColumns, end = std::min(c_.vocab, begin + kStatsColumns), panel = begin / kPanel;
+    const int64_t begin = block * kStatsColumns, end = std::min(c_.outputs, begin + kStatsColumns), panel = begin / kPanel;
     const char* weights = static_cast<const char*>(w.data()) + panel * panel_bytes(w.element(), w.depth());
     kernels_.gemm({input(first), stride(w.depth()), weights, last - first, w.depth(), 0, (end - begin + kPanel - 1) / kPanel, Epilogue::store, columns, kStatsColumns, w.bias() ? w.bias() + begin : nullptr, nullptr, 0});
     VocabStatsArgs args = *part_.stats;
@@ -114,7 +116,7 @@ class Step {
       if (args.id_logits) write_id_logits(args, i, begin, end);
     }
   }
-  int64_t column_blocks() const { return (c_.vocab + kStatsColumns - 1) / kStatsColumns; }
+  int64_t column_blocks() const { return (c_.outputs + kStatsColumns - 1) / kStatsColumns; }
 
   // hidden += norm(a x w), the norm only in families that have one there.
   void add_to_hidden(Team& team, const PackedMatrix& w, const char* a, const std::vector<float>& norm) {
@@ -125,20 +127,31 @@ class Step {
 
   void enter(int64_t m) {
     std::fill(hidden(m), hidden(m) + ld_, 0.0f);
-    if (part_.hidden)
+    if (part_.features)
+      kernels_.input(part_.features + m * t_.fusion.inputs(), t_.fusion.inputs(), t_.fusion.depth(), wide_input(m, t_.fusion.depth()));
+    else if (part_.hidden)
       std::copy(part_.hidden + m * c_.width, part_.hidden + (m + 1) * c_.width, hidden(m));
     else
-      embed(set_.token[m], hidden(m));
+      t_.embed(set_.token[m], hidden(m));
     for (size_t r = 0; r < t_.rotaries.size(); ++r) turn(t_.rotaries[r], m, rotary(r, m));
   }
 
-  void embed(int32_t id, float* out) {
-    if (t_.embedding.size() == 0) {
-      t_.head.unpack(id, c_.embedding_scale, out);
-    } else {
-      for (int64_t k = 0; k < c_.width; ++k) out[k] = c_.embedding_scale * element(t_.embedding.at(), t_.cache_element() == Element::f32 ? kFloat32 : kBFloat16, id * c_.width + k);
-    }
+  void fuse(Team& team) { multiply(team, t_.fusion, wide_input(0, t_.fusion.depth()), m_, Epilogue::store, hidden(0), ld_); }
+
+  void enter_layer(const Layer& layer, int64_t m) {
+    if (layer.token_norm.empty()) return normed_input(hidden(m), layer.attention_norm, input(m));
+    float* pair = space().pairs.at<float>(m * 2 * c_.width);
+    t_.embed(set_.token[m], pair + c_.width);
+    kernels_.norm_f32(pair + c_.width, layer.token_norm.data(), c_.width, c_.epsilon, pair);
+    kernels_.norm_f32(hidden(m), layer.attention_norm.data(), c_.width, c_.epsilon, pair + c_.width);
+    kernels_.input(pair, 2 * c_.width, layer.qkv.depth(), wide_input(m, layer.qkv.depth()));
   }
+
+  void normed_input(const float* x, const std::vector<float>& norm, char* out) {
+    if (norm.empty()) return kernels_.input(x, c_.width, ld_, out);
+    kernels_.norm(x, norm.data(), c_.width, ld_, c_.epsilon, out);
+  }
+
 
   // Cosines, then sines, of one position.
   void turn(const Rotary& rotary, int64_t m, float* out) {
@@ -214,6 +227,9 @@ class Step {
     s.hidden.reserve(m_ * ld_ * 4);
     s.mixed.reserve(m_ * ld_ * 4);
     s.inputs.reserve(m_ * stride(ld_));
+    const bool wide = part_.features || std::any_of(t_.layers.begin(), t_.layers.end(), [](const Layer& layer) { return !layer.token_norm.empty(); });
+    s.pairs.reserve(wide ? m_ * 2 * c_.width * 4 : 0);
+    s.wide_inputs.reserve(wide ? m_ * stride(ld_wide_) : 0);
     s.qkv.reserve(m_ * ld_qkv_ * 4);
     s.queries.reserve(m_ * c_.heads * depth_ * cache_bytes_);
     s.attended.reserve(m_ * ld_heads_ * (bytes_ ? 4 : cache_bytes_));
@@ -239,7 +255,7 @@ class Step {
   const StepKernels &kernels_, &cache_kernels_;
   int64_t m_, cache_bytes_;
   bool bytes_;  // int8 weights: what enters a product is made from floats once a whole row is there
-  int64_t ld_, ld_heads_, ld_inner_, ld_qkv_, depth_, scratch_ = 0;
+  int64_t ld_, ld_heads_, ld_inner_, ld_qkv_, ld_wide_, depth_, scratch_ = 0;
   std::vector<int64_t> windows_;
   std::vector<AttentionPlan> plans_;
 };
@@ -262,26 +278,35 @@ void Transformer::check() const {
   require(c.heads % c.kv_heads == 0, "heads is not a multiple of kv_heads");
   require(c.dim > 0 && c.dim % kPanel == 0 && c.dim <= Step::kMaxDim, "head dimension " + std::to_string(c.dim) + " is not a multiple of 16 up to " + std::to_string(Step::kMaxDim));
   require(c.width % kPanel == 0 && c.inner % kPanel == 0, "hidden size or MLP width is not a multiple of 16");
-  require(!layers.empty() && int64_t(norm.size()) >= c.width, "layers or the final norm are missing");
+  require(!layers.empty() && (int64_t(norm.size()) >= c.width || (norm.empty() && fusion.panels() > 0)), "layers or the final norm are missing");
   for (const Rotary& r : rotaries) require(!r.frequencies.empty() && int64_t(2 * r.frequencies.size()) <= c.dim, "rotary frequencies do not fit the head dimension");
-  check_matrix(head, c.element, c.vocab, c.width, "lm_head");
+  check_matrix(head, c.element, c.outputs, c.width, "lm_head");
+  require(c.outputs == c.vocab || words || embedding.size() > 0, "a head with fewer columns than the vocabulary cannot be the embedding too");
+  require(!words || (words->config.vocab == c.vocab && words->config.width == c.width), "the model whose embeddings are read has another vocabulary or width");
+  if (fusion.panels() > 0) check_matrix(fusion, c.element, c.width, fusion.inputs(), "fusion");
   for (const Layer& l : layers) {
-    check_matrix(l.qkv, c.element, (c.heads + 2 * c.kv_heads) * c.dim, c.width, "qkv");
+    check_matrix(l.qkv, c.element, (c.heads + 2 * c.kv_heads) * c.dim, l.token_norm.empty() ? c.width : 2 * c.width, "qkv");
     check_matrix(l.out, c.element, c.width, c.heads * c.dim, "out");
     check_matrix(l.gate_up, c.element, 2 * c.inner, c.width, "gate_up");
     check_matrix(l.down, c.element, c.width, c.inner, "down");
     require(l.rotary < int(rotaries.size()) && l.window >= 0, "a layer names a rotary table or window that does not exist");
-    require(int64_t(l.attention_norm.size()) >= c.width && int64_t(l.mlp_norm.size()) >= c.width, "a layer's norms are missing");
+    require(int64_t(l.attention_norm.size()) >= (l.token_norm.empty() && fusion.panels() > 0 ? 0 : c.width) && int64_t(l.mlp_norm.size()) >= c.width, "a layer's norms are missing");
   }
 }
 
 size_t Transformer::weight_bytes() const {
-  size_t sum = head.bytes() + norm.size() * 4;
+  size_t sum = head.bytes() + fusion.bytes() + norm.size() * 4;
   for (const Layer& l : layers) {
     for (const PackedMatrix* w : {&l.qkv, &l.out, &l.gate_up, &l.down}) sum += w->bytes();
     for (const auto* n : {&l.attention_norm, &l.query_norm, &l.key_norm, &l.after_attention_norm, &l.mlp_norm, &l.after_mlp_norm}) sum += n->size() * 4;
   }
   return sum;
+}
+
+void Transformer::embed(int32_t id, float* out) const {
+  if (words) return words->embed(id, out);
+  if (embedding.size() == 0) return head.unpack(id, config.embedding_scale, out);
+  for (int64_t k = 0; k < config.width; ++k) out[k] = config.embedding_scale * element(embedding.at(), cache_element() == Element::f32 ? kFloat32 : kBFloat16, int64_t(id) * config.width + k);
 }
 
 void Transformer::forward(KvCache& cache, const TokenSet& set, StepPart part) {
@@ -290,6 +315,7 @@ void Transformer::forward(KvCache& cache, const TokenSet& set, StepPart part) {
   for (int32_t token : set.token) require(token >= 0 && token < config.vocab, "token " + std::to_string(token) + " is outside the vocabulary 0 .. " + std::to_string(config.vocab - 1));
   for (int32_t row : set.rows) require(row >= 0 && row < cache.rows(), "row " + std::to_string(row) + " is not in a cache of " + std::to_string(cache.rows()));
   require(0 <= part.begin && part.begin <= part.end && part.end <= count, "layers " + std::to_string(part.begin) + " to " + std::to_string(part.end) + " are not in a model of " + std::to_string(count));
+  require(!part.features || (part.begin == 0 && fusion.panels() > 0 && !part.hidden), "features are for a head that fuses them before layer 0");
   require(part.begin == 0 || part.hidden, "a pass that starts at layer " + std::to_string(part.begin) + " needs the hidden states before it");
   for (size_t i = 0; i < part.taps.size(); ++i)
     require(part.begin <= part.taps[i] && part.taps[i] <= part.end && (i == 0 || part.taps[i - 1] < part.taps[i]), "hidden states before layer " + std::to_string(part.taps[i]) + " are asked for; layers must ascend from " + std::to_string(part.begin) + " to " + std::to_string(part.end));

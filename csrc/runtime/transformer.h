@@ -15,6 +15,7 @@ enum class Activation { silu, gelu };
 struct TransformerConfig {
   Element element;  // of the weights; keys and values are bfloat16 where these are int8
   int64_t vocab, width, heads, kv_heads, dim, inner;  // inner: width of the gated MLP
+  int64_t outputs;                                    // columns of the head; vocab, but for draft heads
   float epsilon;                                      // of the RMS norms
   float attention_scale, embedding_scale;
   Activation activation;
@@ -30,6 +31,8 @@ struct Layer {
   PackedMatrix qkv, out, gate_up, down;
   // Weights of norms, padded to a multiple of 16 with zeros; empty where a family has none.
   std::vector<float> attention_norm, query_norm, key_norm, after_attention_norm, mlp_norm, after_mlp_norm;
+  // With this norm, qkv takes two rows side by side: the embedding of the token, normalised by it, and the hidden state (EAGLE-3).
+  std::vector<float> token_norm;
   int64_t window = 0;  // keys a token sees, itself included; 0: all
   int rotary = -1;
 };
@@ -39,6 +42,7 @@ struct Layer {
 struct StepPart {
   int64_t begin = 0, end = -1;     // layers; -1: all
   const float* hidden = nullptr;   // before layer `begin`, in the place of the embeddings
+  const float* features = nullptr; // [M, inputs of `fusion`], which makes the hidden states before layer 0 from them
   std::vector<int64_t> taps;       // layers before which hidden states are kept, ascending, begin ... end
   float* tapped = nullptr;         // [taps, M, width]
   // After layer `end`, of the wanted tokens: logits [wanted, ld], ld >= the head's columns (a multiple of 16), or what a pass
@@ -55,11 +59,13 @@ class Transformer {
   std::vector<Rotary> rotaries;
   std::vector<Layer> layers;
   std::vector<float> norm;
-  PackedMatrix head;
+  PackedMatrix head, fusion;
   Memory embedding;  // [vocab, width] elements of the cache; empty when it is the head itself
+  Transformer* words = nullptr;  // whose embeddings are read in the place of its own
 
   void check() const;  // throws std::invalid_argument naming what is missing or does not fit
   size_t weight_bytes() const;
+  void embed(int32_t id, float* out) const;  // [width], scaled as the first layer takes it
   Element cache_element() const { return config.element == Element::i8 ? Element::bf16 : config.element; }
   CacheShape cache_shape() const { return {cache_element(), int64_t(layers.size()), config.kv_heads, config.dim}; }
 
@@ -68,7 +74,7 @@ class Transformer {
 
  private:
   struct Workspace {
-    Memory hidden, mixed, inputs, qkv, queries, attended, attended_inputs, gated, gated_inputs, parts, scratch, rotary, columns, cuts;
+    Memory hidden, mixed, inputs, pairs, wide_inputs, qkv, queries, attended, attended_inputs, gated, gated_inputs, parts, scratch, rotary, columns, cuts;
   };
   friend class Step;
   Workspace space_;

@@ -9,6 +9,7 @@ from fastdecode.ops.kv_write import kv_write
 from fastdecode.ops.process_probs import process_probs
 from fastdecode.ops.transport import TransportPlan, transport_alpha, transport_plan, verify_tree_transport, verify_tree_transport_block
 from fastdecode.ops.tree_attention import tree_attention
+from fastdecode.ops.tree_expand import tree_expand
 from fastdecode.ops.unmask_commit import Commits, unmask_commit
 from fastdecode.ops.verify_chain import ChainVerdict, verify_block, verify_chain
 from fastdecode.ops.verify_tree_greedy import TreePath, verify_tree_greedy
@@ -34,6 +35,7 @@ __all__ = [
     "transport_alpha",
     "transport_plan",
     "tree_attention",
+    "tree_expand",
     "unmask_commit",
     "verify_block",
     "verify_chain",

@@ -31,6 +31,7 @@ GRIDS: dict[str, Callable[[tuple], tuple[int, int]]] = {
     "kv_write": lambda a: (a[2] * a[3], 4 * WARP),
     "process_probs": lambda a: (a[1], row_threads(a[2])),
     "tree_attention": lambda a: (a[4] * a[7] * a[6] * -(-a[5] // a[6] // 4), 4 * WARP),
+    "tree_expand": lambda a: (a[1], row_threads(a[2])),
     "transport_plan": lambda a: (a[4], row_threads(a[5])),
     "unmask_commit": lambda a: (a[8], 4 * WARP),
     "verify_block": lambda a: (a[5], row_threads(a[7])),

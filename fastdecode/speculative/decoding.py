@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple, Sequence
 
 import torch
 
-from fastdecode.errors import InvalidLogitsError
+from fastdecode.errors import InvalidLogitsError, UnsupportedModelError
 from fastdecode.results import TokenLogprobs
 from fastdecode.speculative.controller import Controller, Plan
 from fastdecode.speculative.drafters import Drafter
@@ -44,6 +45,7 @@ class KeptCache:
 
     tokens: list[int] = field(default_factory=list)
     state: TargetState | None = None
+    draft_state: Any = None  # of the drafter, if it reads hidden states
 
 
 class Kept(NamedTuple):
@@ -65,10 +67,11 @@ class Decoding:
         self.logprobs: list[list[TokenLogprobs]] = [[] for _ in self.requests]
         self.scores: list[list[torch.Tensor]] = [[] for _ in self.requests]
         self.round = 0
-        with self._timed("prefill"):
-            self.state = self._prefilled_state()
+        self.taps = list(getattr(self.drafter, "taps", ()))  # what the drafter reads of the target's hidden states
         with self._timed("draft"):
             self.draft_state = self.drafter.begin(self.requests) if self.drafter else None
+        with self._timed("prefill"):
+            self.state = self._prefilled_state()
         for request in self.requests:
             request.stats.drafter = self.drafter.name if self.drafter else "none"
 
@@ -82,13 +85,14 @@ class Decoding:
         tree = self._tree(requests, drafts)
         drafted = time.perf_counter()
         seen = self._look(rows, tree, requests)
+        hidden = self.state.hidden if self.taps else None
         looked = time.perf_counter()
         kept = self._verify(tree, seen, requests)
         emitted = [self._emit(b, r, drafts[b], kept[b]) for b, r in enumerate(rows)]
         verified = time.perf_counter()
         self.target.commit(self.state, rows, [k.path[: 1 + len(e)] for k, e in zip(kept, emitted)])
         committed = time.perf_counter()
-        self._observe(rows, emitted)
+        self._observe(rows, emitted, self._hidden_of(tree, kept, emitted, hidden))
         self.controller.step.record(len(rows) + sum(map(len, drafts)), looked - drafted)
         self.round += 1
         self.active = [r for r in rows if self.requests[r].finish_reason is None]
@@ -102,19 +106,35 @@ class Decoding:
         if len(self.requests) == 1 and (reused := self._reuse()) is not None:
             return reused
         longest = max(len(q.prompt) + min(q.max_new_tokens, 1024) for q in self.requests)
-        state = self.target.new_state(len(self.requests), longest + self.options.max_draft + 1)
-        prefill_rows(self.target, state, [request.prompt[:-1] for request in self.requests])
+        state = self._new_state(len(self.requests), longest + self.options.max_draft + 1)
+        prefill_rows(self.target, state, [request.prompt[:-1] for request in self.requests], self._reader)
         return state
+
+    def _new_state(self, rows: int, capacity: int) -> TargetState:
+        if not self.taps:
+            return self.target.new_state(rows, capacity)
+        if not hasattr(self.target, "layers"):
+            raise UnsupportedModelError(f"drafter {self.drafter.name!r} reads hidden states, and the target {type(self.target).__name__} does not give any: it has no `layers` (see TargetModel)")
+        return self.target.new_state(rows, capacity, self.taps)
+
+    @property
+    def _reader(self):
+        """Hands the hidden states of a prompt's next tokens to the drafter, if it reads them."""
+        return (lambda row, hidden: self.drafter.read(self.draft_state, row, hidden)) if self.taps else None
 
     def _reuse(self) -> TargetState | None:
         """The kept cache, cut back to the tokens that this prompt shares with it."""
         prompt, kept, state = self.requests[0].prompt, self.kept.tokens, self.kept.state
         self.kept.state = None  # taken: a second call that runs meanwhile starts afresh
         shared = next((i for i, (a, b) in enumerate(zip(kept, prompt[:-1])) if a != b), min(len(kept), len(prompt) - 1))
-        if state is None or shared == 0:
+        if state is None or shared == 0 or (self.taps and list(state.taps) != self.taps):
             return None
         state.lengths[0] = shared
-        self.target.prefill(state, 0, prompt[shared:-1])
+        if self.taps:
+            self.drafter.resume(self.draft_state, 0, self.kept.draft_state, shared)
+            self.target.prefill(state, 0, prompt[shared:-1], lambda hidden: self._reader(0, hidden))
+        else:
+            self.target.prefill(state, 0, prompt[shared:-1])
         self.requests[0].stats.reused_tokens = shared
         return state
 
@@ -195,10 +215,19 @@ class Decoding:
         self.plan.learn(row, draft, accepted)
         return emitted
 
-    def _observe(self, rows: Sequence[int], emitted: Sequence[list[int]]) -> None:
-        for row, tokens in zip(rows, emitted):
+    def _hidden_of(self, tree: DraftTree, kept: Sequence[Kept], emitted: Sequence[list[int]], hidden: torch.Tensor | None) -> list[torch.Tensor | None]:
+        """Hidden states [taps, n, width] at the nodes after which each row's n emitted tokens stand."""
+        if hidden is None:
+            return [None] * len(kept)
+        first = [0, *accumulate(tree.num_nodes.tolist())]
+        return [hidden[:, [first[b] + node for node in k.path[: len(tokens)]]] for b, (k, tokens) in enumerate(zip(kept, emitted))]
+
+    def _observe(self, rows: Sequence[int], emitted: Sequence[list[int]], hidden: Sequence[torch.Tensor | None]) -> None:
+        for row, tokens, states in zip(rows, emitted, hidden):
             if self.drafter:
                 self.drafter.observe(self.draft_state, row, tokens)
+            if states is not None and self.requests[row].finish_reason is None:
+                self.drafter.read(self.draft_state, row, states)
             if self.requests[row].finish_reason:
                 self._finish(row)
 
@@ -208,7 +237,7 @@ class Decoding:
             self.drafter.end(self.draft_state, row)
         if len(self.requests) == 1:
             self.kept.tokens = (request.prompt + request.tokens)[: self.state.lengths[0]]
-            self.kept.state = self.state
+            self.kept.state, self.kept.draft_state = self.state, self.draft_state
 
     @contextmanager
     def _timed(self, part: str):

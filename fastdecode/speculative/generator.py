@@ -76,6 +76,8 @@ class SpeculativeGenerator:
             raise UnsupportedModelError("this is a masked-diffusion model: its tokens see later ones, so it cannot decode one after the other")
         self.model, self.tokenizer, self.max_draft, self.min_score = model, tokenizer, max_draft, float(min_score)
         pair_with_target(self.drafter, self.target.vocab_size, tokenizer, draft_tokenizer)
+        if hasattr(self.drafter, "pair"):
+            self.drafter.pair(self.target)
         self._lock = threading.RLock()  # one forward pass at a time: calls from several threads take turns
         self._kept = KeptCache()
         self._controller = Controller(StepCost.measure(self.target) if self.drafter is not None else StepCost(), self.drafter)

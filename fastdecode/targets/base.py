@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, Sequence
+from typing import Callable, Protocol, Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -19,7 +19,12 @@ def check_model(model: PreTrainedModel) -> None:
 
 
 class TargetState(Protocol):
-    """The cache of a batch of requests. Row r holds `lengths[r]` committed tokens."""
+    """The cache of a batch of requests. Row r holds `lengths[r]` committed tokens.
+
+    Attributes:
+        taps: layers before which a pass keeps hidden states (see `TargetModel.new_state`).
+        hidden: float32 [taps, M, width], those of the last pass, for the M nodes of all trees without padding.
+    """
 
     lengths: list[int]
 
@@ -31,7 +36,9 @@ class TargetModel(Protocol):
     """A causal language model that can run a whole draft tree in one pass.
 
     A target may also have `most_probable(state, rows, tree) -> int32 [B, N]`, the argmax of what `forward` returns, when it
-    has a faster way to it.
+    has a faster way to it. One that serves drafters which read hidden states has `layers`, their number, and takes
+    `new_state(rows, capacity, taps)`, layers (ascending, 0 ... layers) before which passes keep hidden states in `state.hidden`,
+    and `prefill(state, row, tokens, keep)`, which hands them, [taps, n, width], to `keep` for every part of the prompt.
 
     Attributes:
         vocab_size: columns of the logits.
@@ -56,12 +63,19 @@ class TargetModel(Protocol):
         """Keeps the K/V of these nodes of each row (the root, 0, and the accepted ones, downwards) and drops the rest."""
 
 
-def prefill_rows(target: TargetModel, state: TargetState, prompts: Sequence[Sequence[int]]) -> None:
-    """Fills the rows of an empty cache; the model runs once per distinct prompt, e.g. for many sequences of one prompt."""
-    first_row: dict[tuple[int, ...], int] = {}
+def prefill_rows(target: TargetModel, state: TargetState, prompts: Sequence[Sequence[int]], keep: Callable[[int, torch.Tensor], None] | None = None) -> None:
+    """Fills the rows of an empty cache; the model runs once per distinct prompt, e.g. for many sequences of one prompt.
+
+    Args:
+        keep: takes a row and hidden states of its next tokens.
+    """
+    rows_of: dict[tuple[int, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):
-        source = first_row.setdefault(tuple(prompt), row)
-        if source == row:
-            target.prefill(state, row, prompt)
+        rows_of.setdefault(tuple(prompt), []).append(row)
+    for prompt, (first, *others) in rows_of.items():
+        if keep:
+            target.prefill(state, first, prompt, lambda hidden: [keep(row, hidden) for row in (first, *others)])
         else:
-            state.copy_row(source, row)
+            target.prefill(state, first, prompt)
+        for row in others:
+            state.copy_row(first, row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from fastdecode.speculative.tree import Draft, DraftTree
 from fastdecode.targets.attention import Step, attention_configs, running
 from fastdecode.targets.base import check_model
 from fastdecode.targets.slots import KVSlots, cache_keyword
+from fastdecode.targets.taps import tapped
 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 TESTED_FAMILIES = {  # of models whose attention goes through the interface of transformers; others are checked at load
@@ -58,17 +59,23 @@ class HFTarget:
     def device(self) -> torch.device:
         return self.model.device
 
-    def new_state(self, rows: int, capacity: int) -> KVSlots:
-        return KVSlots(self.config.num_hidden_layers, rows, capacity)
+    @property
+    def layers(self) -> int:
+        return self.config.num_hidden_layers
+
+    def new_state(self, rows: int, capacity: int, taps: Sequence[int] = ()) -> KVSlots:
+        return KVSlots(self.layers, rows, capacity, taps)
 
     @torch.inference_mode()
-    def prefill(self, state: KVSlots, row: int, tokens: Sequence[int]) -> None:
+    def prefill(self, state: KVSlots, row: int, tokens: Sequence[int], keep: Callable[[torch.Tensor], None] | None = None) -> None:
         for start in range(0, len(tokens), PREFILL_CHUNK):
             chunk = list(tokens[start : start + PREFILL_CHUNK])
             ids = torch.tensor([chunk], device=self.device)
             positions = torch.arange(len(chunk), device=self.device)[None] + state.lengths[row]
             self._run(state, [row], None, ids, positions, logits_to_keep=1)
             state.lengths[row] += len(chunk)
+            if keep:
+                keep(state.hidden)
 
     @torch.inference_mode()
     def forward(self, state: KVSlots, rows: Sequence[int], tree: DraftTree) -> torch.Tensor:
@@ -90,8 +97,12 @@ class HFTarget:
         state.begin_step(rows, ids.shape[1], self.device)
         row_ids = torch.tensor(list(rows), dtype=torch.int32)
         step = Step(row_ids.to(self.device), lengths.to(self.device), tree.to(self.device) if tree else None, {})
-        with running(self._configs, step):
-            return self.model(input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=True, **{self._cache_keyword: state}, **kwargs)
+        with running(self._configs, step), tapped(self.model, state.taps) as hidden:
+            output = self.model(input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=True, **{self._cache_keyword: state}, **kwargs)
+        if state.taps:
+            nodes = torch.arange(ids.shape[1]) < tree.num_nodes[:, None].cpu() if tree else torch.ones(ids.shape, dtype=torch.bool)
+            state.hidden = torch.stack([hidden[tap] for tap in state.taps])[:, nodes].float().cpu()
+        return output
 
 
 def _refuse_unsupported(model: PreTrainedModel, config: PretrainedConfig) -> None:

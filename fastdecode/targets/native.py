@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Sequence
+from typing import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,11 +23,19 @@ PREFILL_CHUNK = 256  # bounds the workspace of a long prompt
 
 
 class NativeState:
-    """The cache of a batch of requests. Row r holds `lengths[r]` committed tokens."""
+    """The cache of a batch of requests. Row r holds `lengths[r]` committed tokens; for `taps` and `hidden` see `TargetState`."""
 
-    def __init__(self, cache: "_C.KvCache", rows: int):
+    def __init__(self, cache: "_C.KvCache", rows: int, taps: Sequence[int] = ()):
         self.cache = cache
         self.lengths = [0] * rows
+        self.taps, self.hidden = list(taps), torch.empty(0)
+
+    def tapped(self, tokens: int, width: int) -> dict:
+        """Arguments of a pass over so many tokens that leaves hidden states behind, if any are wanted."""
+        if not self.taps:
+            return {}
+        self.hidden = torch.empty(len(self.taps), tokens, width)
+        return {"taps": self.taps, "tapped": self.hidden.data_ptr()}
 
     def copy_row(self, source: int, row: int) -> None:
         """Row `row` becomes a copy of the committed tokens of row `source`."""
@@ -97,23 +105,29 @@ class NativeTarget:
         """What one token's keys and values take, all layers together."""
         return self.new_state(1, 64).cache.nbytes // 64
 
-    def new_state(self, rows: int, capacity: int) -> NativeState:
-        return NativeState(self.transformer.new_cache(rows, capacity), rows)
+    @property
+    def layers(self) -> int:
+        return self.model.config.get_text_config(decoder=True).num_hidden_layers
 
-    def prefill(self, state: NativeState, row: int, tokens: Sequence[int]) -> None:
+    def new_state(self, rows: int, capacity: int, taps: Sequence[int] = ()) -> NativeState:
+        return NativeState(self.transformer.new_cache(rows, capacity), rows, taps)
+
+    def prefill(self, state: NativeState, row: int, tokens: Sequence[int], keep: Callable[[torch.Tensor], None] | None = None) -> None:
         for start in range(0, len(tokens), PREFILL_CHUNK):
             chunk = list(tokens[start : start + PREFILL_CHUNK])
             added = _C.TokenSet()
             added.add_chain(row, state.lengths[row], chunk)
-            self.transformer.forward(state.cache, added)
+            self.transformer.forward(state.cache, added, **(state.tapped(len(chunk), self.width) if keep else {}))
             state.lengths[row] += len(chunk)
+            if keep:
+                keep(state.hidden)
 
     def forward(self, state: NativeState, rows: Sequence[int], tree: DraftTree) -> torch.Tensor:
         """Logits [B, N, V] after every node (of padding nodes: 0); they are overwritten by the next call."""
         nodes = _tokens_of(state, rows, tree)
         columns = (self.vocab_size + 15) // 16 * 16
         packed = self._buffer(len(nodes), columns)
-        self.transformer.forward(state.cache, nodes, logits=packed.data_ptr(), ld=columns)
+        self.transformer.forward(state.cache, nodes, logits=packed.data_ptr(), ld=columns, **state.tapped(len(nodes), self.width))
         return _spread(packed, tree)[..., : self.vocab_size]
 
     def forward_stats(self, state: NativeState, rows: Sequence[int], tree: DraftTree, *, ids: torch.Tensor | None = None, banned: torch.Tensor | None = None, temperature: torch.Tensor | None = None, key: torch.Tensor | None = None) -> VocabStats:  # fmt: skip
@@ -129,7 +143,7 @@ class NativeTarget:
         nodes = _tokens_of(state, rows, tree)
         check_rows(len(nodes), self.device, ids, banned, temperature, key)
         stats = VocabStats.empty(len(nodes), 0 if ids is None else ids.shape[1])
-        self.transformer.forward_stats(state.cache, nodes, *arguments(ids, banned, temperature, key, stats))
+        self.transformer.forward_stats(state.cache, nodes, *arguments(ids, banned, temperature, key, stats), **state.tapped(len(nodes), self.width))
         return stats
 
     def most_probable(self, state: NativeState, rows: Sequence[int], tree: DraftTree) -> torch.Tensor:

@@ -114,12 +114,12 @@ def pack_model(model: PreTrainedModel, element: str, weights: CheckpointWeights 
     tied = head.weight is body.embed_tokens.weight
     with filled(body.embed_tokens, weights, "model.embed_tokens") as embedding:
         if tied:
-            transformer.set_head(_pack([embedding.weight], element))
+            transformer.set_head(pack_matrix([embedding.weight], element))
         else:
             transformer.set_embedding(embedding.weight.contiguous().data_ptr(), DTYPE_CODES[embedding.weight.dtype])
     if not tied:
         with filled(head, weights, "lm_head"):
-            transformer.set_head(_pack([head.weight], element))
+            transformer.set_head(pack_matrix([head.weight], element))
     elif weights is not None:
         empty(head)
     transformer.check()
@@ -146,10 +146,10 @@ def _pack_layer(layer: nn.Module, family: Family, element: str, rotaries: list[s
 
 def _pack_linear(linears: list[nn.Linear], element: str, alternate: bool = False) -> "_C.PackedMatrix":
     biases = [linear.bias for linear in linears]
-    return _pack([linear.weight for linear in linears], element, biases if any(b is not None for b in biases) else None, alternate)
+    return pack_matrix([linear.weight for linear in linears], element, biases if any(b is not None for b in biases) else None, alternate)
 
 
-def _pack(weights: list[torch.Tensor], element: str, biases: list[torch.Tensor | None] | None = None, alternate: bool = False) -> "_C.PackedMatrix":
+def pack_matrix(weights: list[torch.Tensor], element: str, biases: list[torch.Tensor | None] | None = None, alternate: bool = False) -> "_C.PackedMatrix":
     """One matrix from weights [outputs, inputs] of equal inputs: one behind the other, or alternating by panels."""
     packed = _C.PackedMatrix(element, sum(w.shape[0] for w in weights), weights[0].shape[1])
     first = 0

@@ -55,8 +55,9 @@ class SlotLayer(CacheLayerMixin):
 class KVSlots(Cache):
     """The cache of a batch. Row r holds `lengths[r]` committed tokens; later slots are scratch space of the running step."""
 
-    def __init__(self, layers: int, rows: int, capacity: int):
+    def __init__(self, layers: int, rows: int, capacity: int, taps: Sequence[int] = ()):
         self.rows, self.capacity = rows, capacity
+        self.taps, self.hidden = list(taps), torch.empty(0)
         self.lengths = [0] * rows
         self._rows: list[int] = []
         self._index: tuple[torch.Tensor, torch.Tensor] | None = None

@@ -16,9 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from fastdecode.targets.native import NativeTarget
 from fastdecode.training.masked_transformer import rotate
-from fastdecode.training.on_policy import Conversations
 from fastdecode.training.run import ResumableRun
 
 
@@ -48,24 +46,25 @@ class HeadAttention(nn.Module):
         self.o_proj = nn.Linear(self.heads * self.dim, shape.hidden_size, bias=False)
 
     def forward(self, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor, past: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-        """x: [B, T, 2H]; turn: cosines and sines [T, D / 2] of this step's positions; bias: [B, 1, T, T] over the first step's keys.
+        """x: [B, C, 2H]; turn: cosines and sines [B, 1, C, D / 2] of this step's positions; bias: [B, 1, C, T] over the keys of the true features.
 
-        `past` holds keys and values of the earlier steps, and this step's afterwards.
+        `past` holds the true features' keys and values [B, heads, T, D], then those of the chains' own steps [B, heads, C, D], this one's
+        afterwards. In the first step the chains are the true features (C = T).
         """
-        batch, length, _ = x.shape
-        split = lambda y, heads: y.view(batch, length, heads, self.dim).transpose(1, 2)  # [B, heads, T, D]
+        batch, count, _ = x.shape
+        split = lambda y, heads: y.view(batch, count, heads, self.dim).transpose(1, 2)  # [B, heads, C, D]
         q = rotate(split(self.q_proj(x), self.heads), *turn)
         k, v = rotate(split(self.k_proj(x), self.kv_heads), *turn), split(self.v_proj(x), self.kv_heads)
         group = self.heads // self.kv_heads
         past.append((k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)))
-        scale = self.dim**-0.5
-        scores = [(q @ past[0][0].transpose(-1, -2)).float() * scale + bias]  # [B, heads, T, T]
-        scores += [(q * key).sum(-1, keepdim=True).float() * scale for key, _ in past[1:]]  # own chain, [B, heads, T, 1]
+        scale, length = self.dim**-0.5, bias.shape[-1]
+        scores = [(q @ past[0][0].transpose(-1, -2)).float() * scale + bias]  # [B, heads, C, T]
+        scores += [(q * key).sum(-1, keepdim=True).float() * scale for key, _ in past[1:]]  # own chain, [B, heads, C, 1]
         weights = torch.cat(scores, -1).softmax(-1).to(v.dtype)
         out = weights[..., :length] @ past[0][1]
         for i, (_, value) in enumerate(past[1:]):
             out = out + weights[..., length + i, None] * value
-        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+        return self.o_proj(out.transpose(1, 2).reshape(batch, count, -1))
 
 
 class HeadLayer(nn.Module):
@@ -89,41 +88,46 @@ class EagleHead(nn.Module):
     """The head.
 
     Args:
-        embedding: [V, H] of the target; frozen.
-        rows: [draft vocabulary, H], where the head's output embeddings begin: the target's.
+        target: whose embeddings it reads, and whose final norm its own begins as.
+        rows: [draft vocabulary, H], output embeddings of the target. scale: [taps * H], what features are divided by.
     """
 
-    def __init__(self, shape: HeadShape, embedding: torch.Tensor, rows: torch.Tensor):
+    def __init__(self, shape: HeadShape, target: "Target", rows: torch.Tensor, scale: torch.Tensor):
         super().__init__()
         self.shape = shape
-        self.register_buffer("embedding", embedding.float(), persistent=False)
-        self.fc = nn.Linear(3 * shape.hidden_size, shape.hidden_size, bias=False)
+        for name, tensor in {"embedding": target.embedding, "rows": rows, "scale": scale}.items():
+            self.register_buffer(name, tensor.float(), persistent=False)
+        self.fc = nn.Linear(len(scale), shape.hidden_size, bias=False)
         self.midlayer = HeadLayer(shape)
         self.norm = nn.RMSNorm(shape.hidden_size, shape.rms_norm_eps)
-        self.lm_head = nn.Linear(shape.hidden_size, shape.draft_vocab_size, bias=False)
         with torch.no_grad():
-            self.lm_head.weight.copy_(rows)
+            self.norm.weight.copy_(target.norm)
 
-    def forward(self, features: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, steps: int) -> list[torch.Tensor]:
-        """Logits over the draft vocabulary, [B, T, draft vocabulary] for each step of the chains.
+    def forward(self, features: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, steps: int, chains: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """What the norm gives to the output embeddings: [B, T, H] for the first step of the chains, [B, C, H] for the later ones.
 
         Chain t starts from the features of position t; step i reads token t + 1 + i and proposes token t + 2 + i.
 
         Args:
-            features: [B, T, 3H]. tokens: int64 [B, T + steps], padded behind `lengths` int64 [B] of features.
+            features: [B, T, taps * H]. tokens: int64 [B, T + steps], padded behind `lengths` int64 [B] of features.
+            chains: int64 [B, C], the chains that go on after the first step; all by default.
         """
         batch, length, _ = features.shape
         positions = torch.arange(length)
         visible = (positions[None] <= positions[:, None]) & (positions < lengths[:, None, None])  # [B, T, T]
         bias = torch.zeros(visible.shape).masked_fill(~(visible | torch.eye(length, dtype=torch.bool)), -1e9)[:, None]
         frequencies = self.shape.rope_theta ** -(torch.arange(0, self.shape.head_dim, 2) / self.shape.head_dim)
-        feature, past, logits = self.fc(features), [], []
+        at = positions.expand(batch, -1)  # [B, C], where the chains start
+        feature, past, normed = self.fc(features / self.scale), [], []
         for i in range(steps):
-            angles = (positions + i)[:, None] * frequencies
-            embedding = F.embedding(tokens[:, 1 + i : 1 + i + length], self.embedding)
+            if i == 1 and chains is not None:
+                at, bias = chains, bias.gather(2, chains[:, None, :, None].expand(-1, -1, -1, length))
+                feature = feature.gather(1, chains[..., None].expand(-1, -1, feature.shape[-1]))
+            angles = (at + i)[:, None, :, None] * frequencies
+            embedding = F.embedding(tokens.gather(1, at + 1 + i), self.embedding)
             feature = self.midlayer(embedding, feature, (angles.cos(), angles.sin()), bias, past)
-            logits.append(self.lm_head(self.norm(feature)))
-        return logits
+            normed.append(self.norm(feature))
+        return normed
 
 
 @dataclass(frozen=True)
@@ -131,27 +135,48 @@ class Recipe:
     """Everything a run depends on besides its data.
 
     Attributes:
-        taps: layers before which hidden states are read: low, middle, high.
+        taps: layers before which hidden states were kept, ascending; the last is behind all layers. The head reads all of them.
         unroll: steps of a chain in training; step i weighs `decay` to the i.
+        chains: share of the chains that go on after their first step.
+        question: weight of the user's words beside those of answers.
         batch: conversations of a step. longest: tokens of a conversation that are used.
     """
 
     taps: tuple[int, ...]
     steps: int = 4000
     batch: int = 8
-    longest: int = 320
-    unroll: int = 4
+    longest: int = 352
+    unroll: int = 5
     decay: float = 0.8
-    rate: float = 1e-3
-    warmup: int = 100
+    chains: float = 0.5
+    question: float = 0.3
+    rate: float = 2e-3
+    warmup: int = 50
     weight_decay: float = 0.1
     seed: int = 0
 
 
-def draft_vocabulary(data: Conversations, size: int) -> torch.Tensor:
+@dataclass(frozen=True)
+class Target:
+    """What a head shares with its target.
+
+    Attributes:
+        embedding: [V, H] input embeddings. rows: [V, H] output embeddings. norm: [H], weights of the final RMS norm; epsilon: its.
+    """
+
+    embedding: torch.Tensor
+    rows: torch.Tensor
+    norm: torch.Tensor
+    epsilon: float
+
+    def logits(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """[..., N] from hidden states [..., H] behind the last layer, over output embeddings [N, H]."""
+        return F.linear(F.rms_norm(hidden.float(), self.norm.shape, self.norm, self.epsilon).to(rows.dtype), rows).float()
+
+
+def draft_vocabulary(data, size: int) -> torch.Tensor:
     """int64 [size], the most frequent tokens of the answers in ascending order of ids; filled up with the lowest ids that are left."""
-    answers = torch.cat([tokens[begin:] for tokens, begin in (data[i] for i in range(len(data)))])
-    counts = torch.bincount(answers.long())
+    counts = torch.bincount(torch.cat([tokens[answer:] for tokens, _, _, answer in (data[i] for i in range(len(data)))]).long())
     chosen = counts.argsort(descending=True, stable=True)[:size]
     chosen = chosen[counts[chosen] > 0]
     rest = torch.ones(max(len(counts), size) + len(chosen), dtype=torch.bool)
@@ -159,77 +184,117 @@ def draft_vocabulary(data: Conversations, size: int) -> torch.Tensor:
     return torch.cat([chosen, torch.nonzero(rest)[: size - len(chosen), 0]]).sort().values
 
 
+def feature_scale(data, conversations: int = 64) -> torch.Tensor:
+    """[taps * H], root mean square of the hidden states of the first conversations behind their first tokens (which are far larger)."""
+    hidden = torch.cat([data[i][1][1:] for i in range(min(conversations, len(data)))]).float()
+    return hidden.square().mean(0).sqrt().clamp(min=1e-3).flatten()
+
+
 class EagleRun(ResumableRun):
-    """Training of a head for a target in the compiled runtime, which is read anew in every step (nothing of it is stored).
+    """Training of a head on conversations that its target wrote, from the hidden states that it had meanwhile.
 
     Args:
-        embedding: [V, H], the target's input embeddings; heads: [V, H], its output embeddings.
+        data: conversations, see `on_policy.Library`.
     """
 
-    def __init__(self, recipe: Recipe, directory: Path, target: NativeTarget, data: Conversations, shape: HeadShape, embedding: torch.Tensor, heads: torch.Tensor):
+    def __init__(self, recipe: Recipe, directory: Path, target: Target, data, shape: HeadShape):
         torch.manual_seed(recipe.seed)
         self.target, self.data = target, data
         self.vocabulary = draft_vocabulary(data, shape.draft_vocab_size)
         self.held_out = list(range(0, len(data), 50))  # conversations that are measured on and not learned from
-        self.learned = sorted(set(range(len(data))) - set(self.held_out)) or self.held_out
-        super().__init__(recipe, directory, EagleHead(shape, embedding, heads[self.vocabulary].float()))
+        learned = sorted(set(range(len(data))) - set(self.held_out), key=lambda i: len(data[i][0])) or self.held_out
+        self.batches = [learned[first : first + recipe.batch] for first in range(0, len(learned), recipe.batch)]  # of similar lengths
+        self.rows = target.rows[self.vocabulary].bfloat16()  # [draft vocabulary, H]
+        super().__init__(recipe, directory, EagleHead(shape, target, self.rows, feature_scale(data)))
 
     def loss(self, step: int) -> torch.Tensor:
-        draw = random.Random(self.recipe.seed * 1_000_003 + step)
-        return self._loss_of(draw.choices(self.learned, k=self.recipe.batch))
+        epoch, place = divmod(step, len(self.batches))
+        order = random.Random(self.recipe.seed * 1_000_003 + epoch).sample(range(len(self.batches)), len(self.batches))
+        return self._loss_of(self.batches[order[place]], random.Random(self.recipe.seed * 1_000_003 - 1 - step))
 
-    def _loss_of(self, chosen: list[int]) -> torch.Tensor:
+    def _loss_of(self, chosen: list[int], draw: random.Random) -> torch.Tensor:
         """Cross entropy with the target's law over the draft vocabulary, where its favourite is in it."""
         recipe, batch = self.recipe, [self._read(i) for i in chosen]
-        length = max(len(features) for features, *_ in batch)
-        pad = lambda values, size: nn.utils.rnn.pad_sequence([*values, values[0].new_zeros(size, *values[0].shape[1:])], batch_first=True)[:-1]
-        features, tokens = pad([b[0] for b in batch], length), pad([b[1] for b in batch], length + recipe.unroll)
-        laws, counted = pad([b[2] for b in batch], length + recipe.unroll), pad([b[3] for b in batch], length + recipe.unroll)
+        length = max(len(tokens) for tokens, *_ in batch)
+        pad = lambda values, size: torch.stack([F.pad(v, (0, 0) * (v.dim() - 1) + (0, size - len(v))) for v in values])
+        tokens, hidden, laws, weights = (pad(part, length + recipe.unroll * (n != 1)) for n, part in enumerate(zip(*batch)))
         lengths = torch.tensor([len(b[0]) for b in batch])
+        chains = torch.stack([torch.tensor(sorted(draw.sample(range(length), max(1, int(recipe.chains * length))))) for _ in batch])
         with torch.autocast("cpu", torch.bfloat16):
-            logits = self.model(features, tokens, lengths, recipe.unroll)
-        total, weight = torch.zeros(()), 0.0
-        for i, step_logits in enumerate(logits):
-            law, mask = laws[:, 1 + i : 1 + i + length], counted[:, 1 + i : 1 + i + length]
-            entropy = -(law * step_logits.float().log_softmax(-1)).sum(-1)
-            total = total + recipe.decay**i * (entropy * mask).sum() / mask.sum().clamp(min=1)
-            weight += recipe.decay**i
-        return total / weight
+            normed = self.model(hidden.flatten(2), tokens, lengths, recipe.unroll, chains)
+        total, rates = torch.zeros(()), 0.0
+        for i, step_normed in enumerate(normed):
+            at = (torch.arange(length).expand(len(batch), -1) if i == 0 else chains) + 1 + i
+            weight = weights.gather(1, at).flatten()
+            kept = weight > 0
+            law = laws.flatten(0, 1)[(at + torch.arange(len(batch))[:, None] * laws.shape[1]).flatten()[kept]]
+            entropy = _cross_entropy(F.linear(step_normed.flatten(0, 1)[kept].bfloat16(), self.rows), law)
+            total = total + recipe.decay**i * (entropy * weight[kept]).sum() / weight.sum().clamp(min=1)
+            rates += recipe.decay**i
+        return total / rates
 
+    @torch.no_grad()
     def _read(self, i: int) -> tuple[torch.Tensor, ...]:
-        """Features [T, 3H], tokens [T], the target's law after every token [T, draft vocabulary], and which of these count."""
-        tokens, begin = self.data[i]
-        tokens = tokens[: self.recipe.longest]
-        hidden, logits = self.target.read(tokens.tolist(), self.recipe.taps)
-        counted = torch.isin(logits.argmax(-1), self.vocabulary) & (torch.arange(len(tokens)) >= begin - 1)
-        return hidden.permute(1, 0, 2).flatten(1), tokens.long(), logits[:, self.vocabulary].softmax(-1), counted.float()
+        """Tokens [T], features [T, taps, H], the target's law after every token [T, draft vocabulary], and what each counts [T]."""
+        recipe, (tokens, hidden, turn, answer) = self.recipe, self.data[i]
+        tokens, hidden = tokens[: recipe.longest].long(), hidden[: recipe.longest]
+        logits = self.target.logits(hidden[:, -1], self.rows)
+        place = torch.arange(len(tokens))
+        weight = torch.where(place >= answer - 1, 1.0, recipe.question * (place >= turn).float())
+        return tokens, hidden.float(), logits.softmax(-1).bfloat16(), weight
 
     @torch.inference_mode()
     def acceptance(self, chosen: list[int]) -> list[float]:
         """1 - total variation distance to the target's law over its whole vocabulary at every step of the chains, on true contexts."""
-        sums, counts = [0.0] * self.recipe.unroll, 0.0
+        sums, counts, steps = [0.0] * self.recipe.unroll, 0.0, self.recipe.unroll
+        rows = self.target.rows.bfloat16()
         for i in chosen:
-            tokens, begin = self.data[i]
-            tokens = tokens[: self.recipe.longest]
-            hidden, logits = self.target.read(tokens.tolist(), self.recipe.taps)
-            law = logits.softmax(-1)[:, self.vocabulary]  # what is outside the draft vocabulary can never be accepted
-            steps, length = self.recipe.unroll, len(tokens)
-            padded = F.pad(tokens.long(), (0, steps))
-            drafts = self.model(hidden.permute(1, 0, 2).flatten(1)[None], padded[None], torch.tensor([length]), steps)
-            valid = torch.arange(length) >= begin - 1
+            tokens, hidden, _, answer = (part[: self.recipe.longest] if torch.is_tensor(part) else part for part in self.data[i])
+            length = len(tokens)
             last = length - 1 - steps
-            for s, step_logits in enumerate(drafts):
-                common = torch.minimum(law[1 + s : 1 + s + last], step_logits[0, :last].softmax(-1)).sum(-1)
-                sums[s] += float((common * valid[1 + s : 1 + s + last]).sum())
+            if last < answer:
+                continue
+            law = self.target.logits(hidden[:, -1], rows).softmax(-1)[:, self.vocabulary]  # what is outside can never be accepted
+            normed = self.model(hidden.float().flatten(1)[None], F.pad(tokens.long(), (0, steps))[None], torch.tensor([length]), steps)
+            valid = torch.arange(length) >= answer - 1
+            for s, step_normed in enumerate(normed):
+                common = torch.minimum(law[1 + s : 1 + s + last], F.linear(step_normed[0, :last], self.rows.float()).softmax(-1)).sum(-1)
+                sums[s] += float((common * valid[1 : 1 + last]).sum())
             counts += float(valid[1 : 1 + last].sum())
         return [s / max(counts, 1.0) for s in sums]
 
     def export(self, directory: Path, dtype: torch.dtype = torch.bfloat16) -> None:
-        """Writes `model.safetensors` and `config.json` with the names of EAGLE-3's checkpoints; d2t holds offsets, t2d members."""
+        """Writes `model.safetensors` and `config.json` with the names of EAGLE-3's checkpoints; d2t holds offsets, t2d members.
+
+        Output embeddings are not among them: they are rows of the target's.
+        """
         directory.mkdir(parents=True, exist_ok=True)
-        tensors = {name: p.detach().to(dtype).contiguous() for name, p in self.model.named_parameters()}
+        tensors = {name: p.detach() for name, p in self.model.named_parameters()}
+        tensors["fc.weight"] = tensors["fc.weight"] / self.model.scale
+        tensors = {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
         tensors["d2t"] = self.vocabulary - torch.arange(len(self.vocabulary))
-        tensors["t2d"] = torch.isin(torch.arange(self.target.vocab_size), self.vocabulary)
+        tensors["t2d"] = torch.isin(torch.arange(len(self.target.rows)), self.vocabulary)
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-        config = {"architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama", **asdict(self.model.shape), "vocab_size": self.target.vocab_size, "num_hidden_layers": 1, "eagle_config": {"eagle_aux_hidden_state_layer_ids": list(self.recipe.taps)}}
+        config = {"architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama", **asdict(self.model.shape), "vocab_size": len(self.target.rows), "num_hidden_layers": 1, "eagle_config": {"eagle_aux_hidden_state_layer_ids": [tap - 1 for tap in self.recipe.taps]}}
         (directory / "config.json").write_text(json.dumps(config, indent=1))
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """-(law * log_softmax(logits)).sum(-1); the gradient takes the place of the logits, which are large."""
+
+    @staticmethod
+    def forward(ctx, logits, law):
+        log_z = logits.float().logsumexp(-1, keepdim=True)
+        inner = (law * logits).sum(-1, dtype=torch.float32)
+        ctx.save_for_backward(logits, law, log_z)
+        return log_z[:, 0] - inner
+
+    @staticmethod
+    def backward(ctx, grad):
+        logits, law, log_z = ctx.saved_tensors
+        return ((logits - log_z).exp() - law).to(logits.dtype) * grad[:, None].to(logits.dtype), None
+
+
+def _cross_entropy(logits: torch.Tensor, law: torch.Tensor) -> torch.Tensor:
+    """[N] from logits [N, V] and laws [N, V] that sum to 1."""
+    return _CrossEntropy.apply(logits, law)

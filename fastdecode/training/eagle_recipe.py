@@ -10,10 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fastdecode import checkpoints
-from fastdecode.speculative.generator import SpeculativeGenerator
 from fastdecode.targets.native import NativeTarget
-from fastdecode.training.eagle import EagleRun, HeadShape, Recipe
-from fastdecode.training.on_policy import write
+from fastdecode.training.eagle import EagleRun, HeadShape, Recipe, Target
+from fastdecode.training.on_policy import Writer, write
 
 
 def head_shape(config, draft_vocabulary: int) -> HeadShape:
@@ -35,13 +34,12 @@ def train(
     """
     path = str(checkpoints.pull(name)) if name.lower() in checkpoints.CHECKPOINTS else name
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval(), AutoTokenizer.from_pretrained(path)
-    target = NativeTarget(model)
-    excluded = [turn for line in keep_out.read_text().splitlines() for turn in json.loads(line)["turns"]] if keep_out else []
-    data = write(SpeculativeGenerator(model, tokenizer, drafter="none", target=target), directory / "data", answer_tokens, seed, excluded, progress=wrote)
     layers = model.config.num_hidden_layers
-    recipe = Recipe((2, layers // 2, layers - 3), steps=steps, seed=seed)
-    embedding, heads = model.get_input_embeddings().weight.detach(), model.get_output_embeddings().weight.detach()
-    run = EagleRun(recipe, directory / "run", target, data, head_shape(model.config, draft_vocabulary), embedding, heads)
+    recipe = Recipe((2, layers // 2, layers - 3, layers), steps=steps, seed=seed)
+    excluded = [turn for line in keep_out.read_text().splitlines() for turn in json.loads(line)["turns"]] if keep_out else []
+    data = write(Writer(NativeTarget(model), tokenizer, recipe.taps, seed), directory / "data", answer_tokens, excluded, progress=wrote)
+    target = Target(model.get_input_embeddings().weight.detach(), model.get_output_embeddings().weight.detach(), model.model.norm.weight.detach().float(), model.config.rms_norm_eps)
+    run = EagleRun(recipe, directory / "run", target, data, head_shape(model.config, draft_vocabulary))
     run.train(progress=trained)
     run.export(directory / "head")
     return run

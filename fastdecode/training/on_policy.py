@@ -5,87 +5,88 @@ from __future__ import annotations
 import json
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Iterable, Sequence
+from typing import Callable, Iterator, Sequence
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from fastdecode.speculative.generator import SpeculativeGenerator
+from fastdecode import _C
+from fastdecode.ops import VocabStats
+from fastdecode.ops.vocab_stats import arguments
+from fastdecode.targets.native import NativeTarget
+from fastdecode.training.starters import STARTERS
 
 SHORTEST, LONGEST = 4, 200  # words of a user turn
 OVERLAP = 8  # words in a row that a user turn may not share with a text that is kept out
+ANSWER_TEMPERATURE = 0.8  # of the half of the answers that are not greedy
 
 
 @dataclass(frozen=True)
 class Conversations:
-    """Prompts and answers as token ids, one behind the other.
+    """Conversations one behind the other, with what the target computed while it wrote them.
 
     Attributes:
-        tokens: int32 [N]. begins: int64 [C + 1], where conversations begin. answers: int64 [C], where their answers begin.
+        tokens: int32 [N]. begins: int64 [C + 1], where conversations begin.
+        turns: int64 [C], where the user's words begin; answers: int64 [C], where the answers begin.
+        hidden: bfloat16 [N, taps, width], hidden states of the target after every token.
     """
 
     tokens: torch.Tensor
     begins: torch.Tensor
+    turns: torch.Tensor
     answers: torch.Tensor
+    hidden: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.answers)
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        """Token ids of a conversation, and where the answer begins in them."""
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor, int, int]:
+        """Tokens and hidden states of a conversation, and where the turn and the answer begin in it."""
         begin, end = int(self.begins[i]), int(self.begins[i + 1])
-        return self.tokens[begin:end], int(self.answers[i]) - begin
+        return self.tokens[begin:end], self.hidden[begin:end], int(self.turns[i]) - begin, int(self.answers[i]) - begin
 
     @property
     def answer_tokens(self) -> int:
         return int((self.begins[1:] - self.answers).sum())
 
     def save(self, path: str | Path) -> None:
-        save_file({"tokens": self.tokens, "begins": self.begins, "answers": self.answers}, path)
+        save_file(vars(self), path)
 
     @classmethod
     def load(cls, path: str | Path) -> "Conversations":
+        """Hidden states stay in the file until they are read."""
         return cls(**load_file(path))
 
     @classmethod
-    def joined(cls, parts: Sequence["Conversations"]) -> "Conversations":
-        """One behind the other."""
-        return cls.of((tokens[:begin].tolist(), tokens[begin:].tolist()) for part in parts for tokens, begin in (part[i] for i in range(len(part))))
-
-    @classmethod
-    def of(cls, pairs: Iterable[tuple[list[int], list[int]]]) -> "Conversations":
-        """From prompts and answers."""
-        tokens, begins, answers = [], [0], []
-        for prompt, answer in pairs:
-            answers.append(begins[-1] + len(prompt))
-            tokens += prompt + answer
-            begins.append(len(tokens))
-        return cls(torch.tensor(tokens, dtype=torch.int32), torch.tensor(begins), torch.tensor(answers))
+    def of(cls, written: Sequence["_Row"]) -> "Conversations":
+        lengths = [len(row.tokens) for row in written]
+        begins = torch.tensor([0, *lengths]).cumsum(0)
+        return cls(
+            torch.tensor([token for row in written for token in row.tokens], dtype=torch.int32), begins,
+            begins[:-1] + torch.tensor([row.turn for row in written]), begins[:-1] + torch.tensor([row.answer for row in written]),
+            torch.cat([part for row in written for part in row.hidden]),
+        )  # fmt: skip
 
 
-def user_header(tokenizer) -> list[int]:
-    """Token ids of the chat template up to where the user's words begin."""
-    mark = "\x00"
-    text = tokenizer.apply_chat_template([{"role": "user", "content": mark}], tokenize=False)
-    return list(tokenizer(text.split(mark)[0], add_special_tokens=False)["input_ids"])
+class Library(Sequence):
+    """The conversations of several files as one sequence."""
 
+    def __init__(self, parts: Sequence[Conversations]):
+        self.parts = list(parts)
+        self.index = [(part, i) for part in self.parts for i in range(len(part))]
 
-def user_turns(generator: SpeculativeGenerator, count: int, seed: int, accepts: Callable[[str], bool], batch: int = 16, temperature: float = 1.0) -> list[str]:
-    """Up to `count` different questions, as the model imagines that users ask them (Magpie, Xu et al. 2024, arXiv:2406.08464).
+    def __len__(self) -> int:
+        return len(self.index)
 
-    Args:
-        accepts: which of them are wanted, e.g. `TurnFilter.accepts`.
-    """
-    header = user_header(generator.tokenizer)
-    turns: list[str] = []
-    for attempt in range(8 * (count // batch + 1)):
-        results = generator.generate([header] * batch, max_new_tokens=128, do_sample=True, temperature=temperature, seed=seed * 1_000_003 + attempt)
-        turns += [r.text.strip() for r in results if r.finish_reason == "eos" and accepts(r.text)]
-        if len(turns) >= count:
-            break
-    return turns[:count]
+    def __getitem__(self, i: int):
+        part, inner = self.index[i]
+        return part[inner]
+
+    @property
+    def answer_tokens(self) -> int:
+        return sum(part.answer_tokens for part in self.parts)
 
 
 class TurnFilter:
@@ -113,32 +114,129 @@ def _grams(words: list[str]) -> set[tuple[str, ...]]:
     return {tuple(words[i : i + OVERLAP]) for i in range(len(words) - OVERLAP + 1)}
 
 
-def answer(generator: SpeculativeGenerator, turns: Sequence[str], max_new_tokens: int, seed: int, batch: int = 16, greedy_share: float = 0.5) -> Conversations:
-    """The model's own answers: a share of the batches greedy, the others sampled at temperature 0.8."""
-    pairs: list[tuple[list[int], list[int]]] = []
-    draw = random.Random(seed)
-    for first in range(0, len(turns), batch):
-        prompts = [list(generator.tokenizer.apply_chat_template([{"role": "user", "content": t}], add_generation_prompt=True, return_dict=True)["input_ids"]) for t in turns[first : first + batch]]
-        sampling = {"do_sample": False} if draw.random() < greedy_share else {"do_sample": True, "temperature": 0.8}
-        results = generator.generate(prompts, max_new_tokens=max_new_tokens, seed=seed + first, **sampling)
-        pairs += [(prompt, r.token_ids) for prompt, r in zip(prompts, results) if len(r.token_ids) > 1]
-    return Conversations.of(pairs)
+def chat_frame(tokenizer) -> tuple[list[int], list[int]]:
+    """Token ids of the chat template before the user's words, and between them and the answer."""
+    mark = "\x00"
+    text = tokenizer.apply_chat_template([{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True)
+    before, after = text.split(mark)
+    ids = lambda part: list(tokenizer(part, add_special_tokens=False)["input_ids"])
+    return ids(before), ids(after)
 
 
-def write(generator: SpeculativeGenerator, directory: Path, answer_tokens: int, seed: int, keep_out: Sequence[str], chunk: int = 128, max_new_tokens: int = 192, progress: Callable[[int], None] = lambda n: None) -> Conversations:  # fmt: skip
+@dataclass
+class _Row:
+    """A conversation that is being written in a row of the cache."""
+
+    number: int
+    turn: int
+    next: list[int]  # tokens that go into the next pass
+    tokens: list[int]
+    hidden: list[torch.Tensor] = field(default_factory=list)
+    answer: int = 0  # where the answer begins; 0 while the question is written
+
+    @property
+    def temperature(self) -> float:
+        return 1.0 if not self.answer else ANSWER_TEMPERATURE if self.number % 2 else 0.0
+
+
+class Writer:
+    """Lets a chat model write conversations, the user's part first (Magpie, Xu et al. 2024, arXiv:2406.08464).
+
+    A pass advances `rows` conversations by a token each; one that ends makes room for the next at once. Every other question
+    begins with a few given words (`STARTERS`), for variety. Half of the answers are greedy.
+
+    Args:
+        taps: layers before which hidden states are kept.
+        question, answer: tokens of either at most; longer ones are cut.
+    """
+
+    def __init__(self, target: NativeTarget, tokenizer, taps: Sequence[int], seed: int, rows: int = 64, question: int = 160, answer: int = 160):
+        self.target, self.tokenizer, self.taps, self.seed, self.rows = target, tokenizer, list(taps), seed, rows
+        self.question, self.answer = question, answer
+        self.header, self.bridge = chat_frame(tokenizer)
+        ends = target.model.generation_config.eos_token_id
+        self.ends = {self.bridge[0], *([ends] if isinstance(ends, int) else ends or [])}
+        self.cache = target.new_slots(rows + 1, len(self.header) + question + len(self.bridge) + answer + 64)
+        chain = _C.TokenSet()
+        chain.add_chain(rows, 0, self.header)
+        tapped = torch.empty(len(self.taps), len(self.header), target.width)
+        target.transformer.forward(self.cache, chain, taps=self.taps, tapped=tapped.data_ptr())
+        self.header_hidden = tapped.transpose(0, 1).bfloat16()
+
+    def write(self, first: int, count: int, accepts: Callable[[str], bool]) -> list[tuple[str, _Row]]:
+        """So many questions and their answers; `first` numbers them, and decides what is drawn."""
+        numbers = iter(range(first, first + 8 * count + self.rows))
+        active = [row for row in (self._open(slot, numbers) for slot in range(min(self.rows, count))) if row]
+        slots = list(range(len(active)))
+        done: list[tuple[str, _Row]] = []
+        asked: dict[int, str] = {}
+        while active:
+            for i, token in enumerate(self._advance(slots, active)):
+                row = active[i]
+                ended = self._continue(row, token)
+                if ended and not row.answer:
+                    text = self.tokenizer.decode(row.tokens[row.turn :], skip_special_tokens=True).strip()
+                    if len(asked) < count and accepts(text):
+                        asked[row.number] = text
+                        row.next, row.answer = list(self.bridge), len(row.tokens) + len(self.bridge)
+                        continue
+                elif ended:
+                    done.append((asked[row.number], row))
+                if ended:
+                    active[i] = self._open(slots[i], numbers) if len(asked) < count else None
+            slots, active = [s for s, row in zip(slots, active) if row], [row for row in active if row]
+        return sorted(done, key=lambda pair: pair[1].number)
+
+    def _open(self, slot: int, numbers: Iterator[int]) -> _Row | None:
+        number = next(numbers, None)
+        if number is None:
+            return None
+        draw = random.Random(self.seed * 1_000_003 + number)
+        starter = draw.choice(STARTERS) if draw.random() < 0.5 else ""
+        given = self.header[-1:] + list(self.tokenizer(starter, add_special_tokens=False)["input_ids"])
+        self.cache.copy_row(self.rows, slot, len(self.header) - 1)
+        return _Row(number, len(self.header), given, self.header[:-1], [self.header_hidden[:-1]])
+
+    def _advance(self, slots: Sequence[int], active: Sequence[_Row]) -> list[int]:
+        """One pass; returns the token that each row would go on with."""
+        tokens, wanted = _C.TokenSet(), []
+        for slot, row in zip(slots, active):
+            tokens.add_chain(slot, len(row.tokens), row.next)
+            wanted.append(len(tokens) - 1)
+        tokens.want(torch.tensor(wanted, dtype=torch.int32).numpy())
+        tapped = torch.empty(len(self.taps), len(tokens), self.target.width)
+        stats = VocabStats.empty(len(active))
+        temperature = torch.tensor([row.temperature for row in active])
+        key = torch.tensor([[self.seed, row.number, len(row.tokens), 0] for row in active])
+        self.target.transformer.forward_stats(self.cache, tokens, *arguments(None, None, temperature, key, stats), taps=self.taps, tapped=tapped.data_ptr())
+        hidden = tapped.transpose(0, 1).bfloat16()  # [M, taps, width]
+        for row, part in zip(active, hidden.split([len(row.next) for row in active])):
+            row.hidden.append(part)
+            row.tokens += row.next
+        return stats.sample.tolist()
+
+    def _continue(self, row: _Row, token: int) -> bool:
+        """Whether the question or the answer ends before this token, or by its length."""
+        written = len(row.tokens) - (row.answer or row.turn)
+        row.next = [token]
+        return token in self.ends or written >= (self.answer if row.answer else self.question)
+
+
+def write(writer: Writer, directory: Path, answer_tokens: int, keep_out: Sequence[str], chunk: int = 512, progress: Callable[[int], None] = lambda n: None) -> Library:
     """Conversations with so many tokens of answers, in files of `chunk` questions each; what is there already is not made again."""
     directory.mkdir(parents=True, exist_ok=True)
-    filter_, parts, number = TurnFilter(keep_out), [], 0
+    turns, parts = TurnFilter(keep_out), []
     while sum(part.answer_tokens for part in parts) < answer_tokens:
+        number = len(parts)
         questions, data = directory / f"questions-{number:04}.json", directory / f"conversations-{number:04}.safetensors"
         if data.exists():
             for question in json.loads(questions.read_text()):
-                filter_.accepts(question)
+                turns.accepts(question)
         else:
-            turns = user_turns(generator, chunk, seed + number, filter_.accepts)
-            questions.write_text(json.dumps(turns))
-            answer(generator, turns, max_new_tokens, seed + number).save(data)
+            written = writer.write(number * 1_000_000, chunk, turns.accepts)
+            questions.write_text(json.dumps([question for question, _ in written]))
+            Conversations.of([row for _, row in written]).save(data.with_suffix(".new"))
+            data.with_suffix(".new").replace(data)
         parts.append(Conversations.load(data))
-        number += 1
         progress(sum(part.answer_tokens for part in parts))
-    return Conversations.joined(parts)
+    return Library(parts)

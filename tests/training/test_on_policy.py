@@ -1,11 +1,15 @@
-"""Data that a model writes itself: prompts without repeats, answers in their place."""
+"""Data that a model writes itself: prompts without repeats, answers in their place, hidden states beside them."""
 
 import torch
 
-from fastdecode import SpeculativeGenerator
-from fastdecode.training.on_policy import Conversations, TurnFilter, answer, user_header, user_turns, write
+from fastdecode.targets.native import NativeTarget
+from fastdecode.training.on_policy import Conversations, Library, TurnFilter, Writer, chat_frame, write
 from tests.models import byte_tokenizer, small_model
 from tests.threads import one_thread  # noqa: F401
+
+
+def writer(seed: int = 0, **changes) -> Writer:
+    return Writer(NativeTarget(small_model()), byte_tokenizer(), (0, 2, 3), seed, **{"rows": 3, "question": 30, "answer": 8, **changes})
 
 
 def test_turns_pass_once_and_only_if_they_make_sense():
@@ -18,33 +22,52 @@ def test_turns_pass_once_and_only_if_they_make_sense():
     assert not turns.accepts("word " * 10 + " ".join(map(str, range(300))))
 
 
+def test_the_frame_is_what_the_template_puts_around_the_users_words():
+    before, after = chat_frame(byte_tokenizer())
+    assert byte_tokenizer().decode(before) == "user:" and byte_tokenizer().decode(after) == "\nassistant:"
+
+
+def test_a_model_writes_both_sides_and_what_it_thought():
+    asked = []
+    written = writer().write(0, 5, lambda text: asked.append(text) or len(asked) % 2 == 0)
+    assert len(written) == 5 and [row.number for _, row in written] == sorted(row.number for _, row in written)
+    made = Conversations.of([row for _, row in written])
+    model, (before, after) = small_model(), chat_frame(byte_tokenizer())
+    for i, (question, row) in enumerate(written):
+        tokens, hidden, turn, answer = made[i]
+        assert tokens[:turn].tolist() == before and tokens[answer - len(after) : answer].tolist() == after
+        assert byte_tokenizer().decode(tokens[turn : answer - len(after)], skip_special_tokens=True).strip() == question and 1 <= len(tokens) - answer <= 9
+        with torch.inference_mode():
+            want = model(tokens[None].long(), output_hidden_states=True).hidden_states
+        for k, layer in enumerate((0, 2)):
+            torch.testing.assert_close(hidden[:, k].float(), want[layer][0], rtol=0.02, atol=0.02)
+        if row.number % 2 == 0:  # greedy answers
+            logits = model(tokens[None].long()).logits[0]
+            assert torch.equal(logits[answer - 1 : -1].argmax(-1), tokens[answer:].long())
+
+
+def test_what_is_written_does_not_depend_on_who_writes_beside_it():
+    alone, together = ({row.number: row for _, row in writer(rows=rows).write(0, 4, lambda text: True)} for rows in (1, 4))
+    common = alone.keys() & together.keys()
+    assert len(common) >= 3
+    for number in common:
+        assert alone[number].tokens == together[number].tokens and torch.equal(torch.cat(alone[number].hidden), torch.cat(together[number].hidden))
+
+
 def test_conversations_are_kept_whole(tmp_path):
-    made = Conversations.of([([1, 2, 3], [4, 5]), ([6], [7, 8, 9])])
+    made = Conversations.of([row for _, row in writer().write(0, 3, lambda text: True)])
     made.save(tmp_path / "data.safetensors")
-    loaded = Conversations.load(tmp_path / "data.safetensors")
-    assert len(loaded) == 2 and loaded.answer_tokens == 5
-    tokens, begin = loaded[1]
-    assert tokens.tolist() == [6, 7, 8, 9] and begin == 1
-    assert loaded[0][0].dtype == torch.int32 and loaded[0][1] == 3
-
-
-def test_a_model_writes_both_sides():
-    generator = SpeculativeGenerator(small_model(), byte_tokenizer(), drafter="none")
-    assert byte_tokenizer().decode(user_header(byte_tokenizer())) == "user:"
-    turns = user_turns(generator, 3, 1, TurnFilter().accepts, batch=4)
-    assert len(turns) <= 3 and len(set(turns)) == len(turns)
-    made = answer(generator, ["first question", "second one", "third"], 6, seed=0, batch=2)
-    again = answer(generator, ["first question", "second one", "third"], 6, seed=0, batch=2)
-    assert torch.equal(made.tokens, again.tokens) and 1 <= len(made) <= 3
-    tokens, begin = made[0]
-    assert byte_tokenizer().decode(tokens[:begin].tolist()).startswith("user:") and 1 < len(tokens) - begin <= 6
+    library = Library([Conversations.load(tmp_path / "data.safetensors"), made])
+    assert len(library) == 6 and library.answer_tokens == 2 * made.answer_tokens
+    for a, b in zip(library[4], made[1]):
+        assert a is b or torch.equal(torch.as_tensor(a), torch.as_tensor(b))
 
 
 def test_what_is_written_already_is_not_made_again(tmp_path, monkeypatch):
-    generator = SpeculativeGenerator(small_model(), byte_tokenizer(), drafter="none")
-    asked = []
-    monkeypatch.setattr("fastdecode.training.on_policy.user_turns", lambda generator, count, seed, accepts: asked.append(seed) or [f"question number {seed} of many {i}" for i in range(count)])
-    first = write(generator, tmp_path, 20, 5, [], chunk=2, max_new_tokens=6)
-    assert first.answer_tokens >= 20 and asked == list(range(5, 5 + len(asked)))
-    again = write(generator, tmp_path, 20, 5, [], chunk=2, max_new_tokens=6)
-    assert torch.equal(first.tokens, again.tokens) and len(asked) == len(list(tmp_path.glob("*.safetensors")))
+    monkeypatch.setattr(TurnFilter, "accepts", lambda self, text: True)
+    first = write(writer(), tmp_path, 40, [], chunk=2)
+    assert first.answer_tokens >= 40
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    again = write(writer(), tmp_path, 40, [], chunk=2)
+    assert len(again) == len(first) and {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+    assert write(writer(), tmp_path, 41 + first.answer_tokens, [], chunk=2).answer_tokens > first.answer_tokens

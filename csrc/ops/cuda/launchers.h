@@ -9,6 +9,7 @@
 #include "ops/cpu/process_probs.h"
 #include "ops/cpu/transport.h"
 #include "ops/cpu/tree_attention.h"
+#include "ops/cpu/tree_expand.h"
 #include "ops/cpu/unmask_commit.h"
 #include "ops/cpu/verify_chain.h"
 #include "ops/cpu/verify_tree_greedy.h"
@@ -27,6 +28,7 @@ void kv_write(const KvWriteArgs& args, void* stream);
 void process_probs(const ProcessProbsArgs& args, void* stream);
 void transport_plan(const TransportPlanArgs& args, void* stream);
 void tree_attention(const TreeAttentionArgs& args, void* stream);
+void tree_expand(const TreeExpandArgs& args, void* stream);
 void unmask_commit(const UnmaskCommitArgs& args, void* stream);
 void verify_block(const VerifyChainArgs& args, void* stream);
 void verify_chain(const VerifyChainArgs& args, void* stream);

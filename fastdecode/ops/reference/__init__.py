@@ -9,6 +9,7 @@ from fastdecode.ops.reference.process_probs import process_probs
 from fastdecode.ops.reference.transport import transport_plan, verify_tree_transport
 from fastdecode.ops.reference.transport_block import verify_tree_transport_block
 from fastdecode.ops.reference.tree_attention import tree_attention
+from fastdecode.ops.reference.tree_expand import tree_expand
 from fastdecode.ops.reference.unmask_commit import unmask_commit
 from fastdecode.ops.reference.verify_chain import verify_block, verify_chain
 from fastdecode.ops.reference.verify_tree_greedy import verify_tree_greedy
@@ -25,6 +26,7 @@ __all__ = [
     "process_probs",
     "transport_plan",
     "tree_attention",
+    "tree_expand",
     "unmask_commit",
     "verify_block",
     "verify_chain",

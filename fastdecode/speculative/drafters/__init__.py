@@ -8,13 +8,14 @@ from transformers import PreTrainedModel
 
 from fastdecode.speculative.drafters.base import Budget, Drafter
 from fastdecode.speculative.drafters.composite import CompositeDrafter
+from fastdecode.speculative.drafters.eagle import EagleDrafter
 from fastdecode.speculative.drafters.model import ModelDrafter
 from fastdecode.speculative.drafters.prompt_lookup import PromptLookupDrafter
 from fastdecode.speculative.drafters.suffix import SuffixDrafter
 
 DRAFTERS = {"prompt_lookup": PromptLookupDrafter, "suffix": SuffixDrafter}
 
-__all__ = ["DRAFTERS", "Budget", "CompositeDrafter", "Drafter", "ModelDrafter", "PromptLookupDrafter", "SuffixDrafter", "make_drafter"]
+__all__ = ["DRAFTERS", "Budget", "CompositeDrafter", "Drafter", "EagleDrafter", "ModelDrafter", "PromptLookupDrafter", "SuffixDrafter", "make_drafter"]
 
 
 def make_drafter(drafter: str | Drafter | PreTrainedModel | Sequence | None) -> Drafter | None:

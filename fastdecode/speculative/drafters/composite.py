@@ -22,6 +22,30 @@ class CompositeDrafter:
         self.drafters = list(drafters)
         self.name = "+".join(d.name for d in self.drafters)
 
+    def pair(self, target) -> None:
+        for d in self.drafters:
+            if hasattr(d, "pair"):
+                d.pair(target)
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        return tuple(sorted({tap for d in self.drafters for tap in getattr(d, "taps", ())}))
+
+    def level_seconds(self) -> float:
+        return max((d.level_seconds() for d in self.drafters if hasattr(d, "level_seconds")), default=0.0)
+
+    def read(self, state, row: int, hidden) -> None:
+        for d, s in self._readers(state):
+            d.read(s, row, hidden[[self.taps.index(tap) for tap in d.taps]])
+
+    def resume(self, state, row: int, before, shared: int) -> None:
+        for i, (d, s) in enumerate(zip(self.drafters, state)):
+            if getattr(d, "taps", ()):
+                d.resume(s, row, before[i] if before else None, shared)
+
+    def _readers(self, state):
+        return [(d, s) for d, s in zip(self.drafters, state) if getattr(d, "taps", ())]
+
     def begin(self, requests: Sequence) -> list:
         return [d.begin(requests) for d in self.drafters]
 

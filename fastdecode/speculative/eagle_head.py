@@ -1,0 +1,225 @@
+"""EAGLE heads: one decoder layer that goes on from the target's hidden states, in the compiled runtime.
+
+Reads checkpoints by their public names: EAGLE-1 and 2 (Li et al. 2024, arXiv:2401.15077, arXiv:2406.16858) and EAGLE-3
+(Li et al. 2025, arXiv:2503.01840).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from fastdecode import _C
+from fastdecode.ops._dispatch import DTYPE_CODES
+from fastdecode.targets.base import TargetModel
+from fastdecode.targets.native import NativeTarget
+from fastdecode.targets.packing import ACTIVATIONS, pack_matrix
+
+CHUNK = 256  # bounds the workspace of a long prompt
+
+
+class EagleHead:
+    """A head that fits its target.
+
+    Args:
+        tensors: by their names in the checkpoint. config: the keys of its config.json.
+        target: whose hidden states it reads; embeddings, and where the head has none, output embeddings are the target's.
+
+    Attributes:
+        taps: layers of the target before which it reads hidden states.
+        vocabulary: int32 [draft vocabulary], the target's id of every column of its logits.
+
+    Raises:
+        ValueError: a tensor is missing, or the sizes do not fit each other or the target; says which.
+    """
+
+    def __init__(self, tensors: dict[str, torch.Tensor], config: dict, target: TargetModel):
+        tensors = {name.removeprefix("model.").replace("midlayer.", "layers.0."): tensor for name, tensor in tensors.items()}
+        self.fuses = "layers.0.hidden_norm.weight" in tensors  # EAGLE-3: hidden states are fused once, and meet the embedding in the layer
+        self.config = LlamaConfig(**{key: value for key, value in config.items() if key not in ("architectures", "model_type", "torch_dtype", "dtype", "eagle_config")})
+        self.width, self.vocab_size = self.config.hidden_size, target.vocab_size
+        self.native = target if isinstance(target, NativeTarget) else None
+        self.model = target.model
+        self.taps = self._taps(config, target.layers) if self.fuses else (target.layers,)
+        self.vocabulary = self._vocabulary(tensors, config)
+        self._check(tensors, config, target)
+        self._norm = None if self.fuses else _final_norm(target)
+        self.transformer = self._pack(tensors, _element(target))
+        self.columns = (len(self.vocabulary) + 15) // 16 * 16
+
+    @classmethod
+    def load(cls, path: str | Path, target: TargetModel) -> "EagleHead":
+        """From a directory with config.json and model.safetensors.
+
+        Raises:
+            FileNotFoundError: they are not there; says what to do about pickled weights, which are never read.
+        """
+        path = Path(path)
+        for name in ("config.json", "model.safetensors"):
+            if not (path / name).is_file():
+                pickled = " It holds pickled weights, which can run any code when they are read; convert them where you trust them: safetensors.torch.save_file(torch.load('pytorch_model.bin', weights_only=True), 'model.safetensors')" if (path / "pytorch_model.bin").exists() else ""
+                raise FileNotFoundError(f"{path} holds no {name}, so it is not the directory of an EAGLE head.{pickled}")
+        return cls(load_file(path / "model.safetensors"), json.loads((path / "config.json").read_text()), target)
+
+    @staticmethod
+    def _taps(config: dict, layers: int) -> tuple[int, ...]:
+        """Checkpoints name layers whose output is read; without names it is the input of an early, a middle and a late one."""
+        named = (config.get("eagle_config") or {}).get("eagle_aux_hidden_state_layer_ids")
+        taps = tuple(int(i) + 1 for i in named) if named else (2, layers // 2, layers - 3)
+        if any(not 0 <= t <= layers for t in taps) or list(taps) != sorted(set(taps)):
+            raise ValueError(f"eagle_config.eagle_aux_hidden_state_layer_ids={named} does not ascend within the {layers} layers of the target; the head belongs to another model")
+        return taps
+
+    def _vocabulary(self, tensors: dict[str, torch.Tensor], config: dict) -> np.ndarray:
+        if "d2t" not in tensors:
+            return np.arange(self.vocab_size, dtype=np.int32)
+        ids = tensors["d2t"].long() + torch.arange(len(tensors["d2t"]))  # stored as distances
+        if int(ids.min()) < 0 or int(ids.max()) >= self.vocab_size:
+            raise ValueError(f"d2t maps to token {int(ids.max())}, the target's vocabulary is 0 .. {self.vocab_size - 1}; the head belongs to another model")
+        return ids.int().numpy()
+
+    def _check(self, tensors: dict[str, torch.Tensor], config: dict, target: TargetModel) -> None:
+        hidden = target.model.config.get_text_config(decoder=True).hidden_size
+        if self.width != hidden:
+            raise ValueError(f"hidden_size={self.width} of the head is not the target's {hidden}; the head belongs to another model")
+        c, pair = self.config, 2 if self.fuses else 1
+        dim = c.head_dim or self.width // c.num_attention_heads
+        shapes = {
+            "fc.weight": (self.width, (len(self.taps) if self.fuses else 2) * self.width),
+            "layers.0.self_attn.q_proj.weight": (c.num_attention_heads * dim, pair * self.width), "layers.0.self_attn.k_proj.weight": (c.num_key_value_heads * dim, pair * self.width),
+            "layers.0.self_attn.v_proj.weight": (c.num_key_value_heads * dim, pair * self.width), "layers.0.self_attn.o_proj.weight": (self.width, c.num_attention_heads * dim),
+            "layers.0.mlp.gate_proj.weight": (c.intermediate_size, self.width), "layers.0.mlp.up_proj.weight": (c.intermediate_size, self.width), "layers.0.mlp.down_proj.weight": (self.width, c.intermediate_size),
+            "layers.0.post_attention_layernorm.weight": (self.width,),
+        }  # fmt: skip
+        if self.fuses:
+            shapes |= {"layers.0.input_layernorm.weight": (self.width,), "layers.0.hidden_norm.weight": (self.width,), "norm.weight": (self.width,)}
+        if "lm_head.weight" in tensors:
+            shapes["lm_head.weight"] = (len(self.vocabulary), self.width)
+        for name, shape in shapes.items():
+            if name not in tensors:
+                raise ValueError(f"the checkpoint of the head has no tensor {name}; it holds {', '.join(sorted(tensors)[:8])}, ...")
+            if tuple(tensors[name].shape) != shape:
+                raise ValueError(f"{name} has shape {list(tensors[name].shape)}, config.json and the target ask for {list(shape)}")
+        if c.hidden_act not in ACTIVATIONS:
+            raise ValueError(f"hidden_act={c.hidden_act!r} of the head is unknown: use {', '.join(ACTIVATIONS)}")
+        if self.width % 16 or dim % 16 or c.intermediate_size % 16:
+            raise ValueError(f"the head's width {self.width}, head dimension {dim} and MLP width {c.intermediate_size} must be multiples of 16")
+
+    def _pack(self, tensors: dict[str, torch.Tensor], element: str) -> "_C.Transformer":
+        c = self.config
+        dim = c.head_dim or self.width // c.num_attention_heads
+        head = _C.Transformer(
+            element=element, vocab=self.vocab_size, width=self.width, heads=c.num_attention_heads, kv_heads=c.num_key_value_heads, dim=dim, inner=c.intermediate_size,
+            epsilon=c.rms_norm_eps, attention_scale=dim**-0.5, embedding_scale=1.0, activation=ACTIVATIONS[c.hidden_act], outputs=len(self.vocabulary),
+        )  # fmt: skip
+        rotary = LlamaRotaryEmbedding(c)
+        head.add_rotary(rotary.inv_freq.float().tolist(), float(rotary.attention_scaling))
+        part = lambda *names: pack_matrix([tensors[f"layers.0.{name}.weight"] for name in names], element, [tensors.get(f"layers.0.{name}.bias") for name in names], alternate=names[0] == "mlp.gate_proj")
+        layer = _C.Layer()
+        layer.rotary = 0
+        for slot, names in {"qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "out": ("self_attn.o_proj",), "gate_up": ("mlp.gate_proj", "mlp.up_proj"), "down": ("mlp.down_proj",)}.items():
+            layer.set_matrix(slot, part(*names))
+        norms = {"mlp": "post_attention_layernorm"} | ({"token": "input_layernorm", "attention": "hidden_norm"} if self.fuses else {})
+        for slot, name in norms.items():
+            layer.set_norm(slot, tensors[f"layers.0.{name}.weight"].float().tolist())
+        head.add_layer(layer)
+        head.set_fusion(pack_matrix([tensors["fc.weight"]], element, [tensors.get("fc.bias")]))
+        if self.fuses:
+            head.set_norm(tensors["norm.weight"].float().tolist())
+        rows = tensors["lm_head.weight"] if "lm_head.weight" in tensors else self._output_rows()
+        head.set_head(pack_matrix([rows], element))
+        if self.native:
+            head.read_words_of(self.native.transformer)
+        else:
+            embedding = self.model.get_input_embeddings().weight.detach().cpu().contiguous()
+            head.set_embedding(embedding.data_ptr(), DTYPE_CODES[embedding.dtype])
+        head.check()
+        return head
+
+    def _output_rows(self) -> torch.Tensor:
+        if self.native:
+            return torch.from_numpy(self.native.transformer.head_rows(self.vocabulary))
+        return self.model.get_output_embeddings().weight.detach().cpu()[torch.from_numpy(self.vocabulary).long()]
+
+    def features(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the head reads of the target: float32 [n, F] from hidden states [taps, n, width]."""
+        if self.fuses:
+            return hidden.permute(1, 0, 2).flatten(1)
+        return F.rms_norm(hidden[0], (self.width,), *self._norm)
+
+    def follow(self, cache: "_C.KvCache", rows: Sequence[int], lengths: Sequence[int], texts: Sequence[Sequence[int]], features: torch.Tensor, logits: bool = True) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Appends text to the head's cache: every token with the features of the position before it.
+
+        Args:
+            lengths: tokens of every row in the cache. features: [sum of the texts' lengths, F].
+
+        Returns:
+            Outputs [R, width] and logits [R, draft vocabulary] after the last token of every row, if wanted.
+        """
+        tokens, last = _C.TokenSet(), []
+        for row, length, text in zip(rows, lengths, texts):
+            tokens.add_chain(row, length, list(text))
+            last.append(len(tokens) - 1)
+        if not logits:
+            self._run(cache, tokens, [token for text in texts for token in text], features, None, logits=False)
+            return None
+        tokens.want(np.asarray(last, np.int32))
+        hidden, rows_of_logits = self._run(cache, tokens, [token for text in texts for token in text], features, None, wanted=len(last))
+        return hidden[last], rows_of_logits
+
+    def grow(self, cache: "_C.KvCache", rows: Sequence[int], lengths: Sequence[int], trees: Sequence[tuple[list[int], list[int]]], first: Sequence[int], hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """One more level of draft trees.
+
+        Args:
+            trees: tokens and parents (-1: behind the text) of every row's nodes; those before `first` are in the cache.
+            hidden: [M, width], outputs at the parents of the M new nodes of all rows.
+
+        Returns:
+            Outputs [M, width] and logits [M, draft vocabulary] of the new nodes.
+        """
+        most = max(len(tokens) for tokens, _ in trees)
+        padded = lambda part, value: np.asarray([[*tree[part], *[value] * (most - len(tree[part]))] for tree in trees], np.int32)
+        nodes = _C.TokenSet()
+        nodes.add_trees(list(rows), list(lengths), padded(0, 0), padded(1, -1), np.asarray([len(tokens) for tokens, _ in trees], np.int32), list(first))
+        new = [token for (tokens, _), begin in zip(trees, first) for token in tokens[begin:]]
+        return self._run(cache, nodes, new, None, hidden, wanted=len(new))
+
+    def _run(self, cache, tokens, ids, features, hidden, wanted: int = 0, logits: bool = True):
+        count = len(ids)
+        packed = torch.empty(wanted, self.columns) if logits else None
+        tapped = torch.empty(1, count, self.width)
+        if not self.fuses:  # every level fuses the embedding with what stands for the target's hidden state
+            words = torch.from_numpy(self._words(np.asarray(ids, np.int32)))
+            features, hidden = torch.cat([words, features if hidden is None else hidden], -1), None
+        features = None if features is None else features.float().contiguous()
+        hidden = None if hidden is None else hidden.contiguous()
+        self.transformer.forward(
+            cache, tokens, logits=packed.data_ptr() if logits else 0, ld=self.columns, features=0 if features is None else features.data_ptr(),
+            hidden=0 if hidden is None else hidden.data_ptr(), taps=[1] if logits else [], tapped=tapped.data_ptr(),
+        )  # fmt: skip
+        return tapped[0], packed[:, : len(self.vocabulary)] if logits else None
+
+    def _words(self, ids: np.ndarray) -> np.ndarray:
+        return self.transformer.embed(ids)
+
+
+def _element(target: TargetModel) -> str:
+    """What the head's weights become: the target's own element type, where it has one."""
+    if isinstance(target, NativeTarget):
+        return target.element
+    return "float32" if target.model.dtype == torch.float32 else "bfloat16"
+
+
+def _final_norm(target: TargetModel) -> tuple[torch.Tensor, float]:
+    """Weights and epsilon of the target's last norm, whose result EAGLE-1 reads."""
+    epsilon = target.model.config.get_text_config(decoder=True).rms_norm_eps
+    weights = target.transformer.norm if isinstance(target, NativeTarget) else target.model.base_model.norm.weight.detach().float().cpu()
+    return torch.as_tensor(weights), epsilon
