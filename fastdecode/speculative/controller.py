@@ -20,7 +20,9 @@ MEMORY, FADING = 0.95, 0.99  # decay of what a request's drafts did, per round w
 FREE = 0.02  # drafts that take a smaller part of a pass are as long as they may be
 PRIOR_LEVELS, PRIOR_RATE = 2.0, 0.7  # levels that were kept at that rate before anything was seen
 PRIOR_TOKENS = 2.0  # tokens that were promised and kept before anything was seen
+PRIOR_ROUNDS = 2.0  # rounds that had kept them
 LEVEL_RATE = 0.1  # weight of a proposal in the running cost of a level
+TYPICAL_LEVELS, HELD = 4, 0.6  # of a draft whose levels are weighed one by one; share of a level's chances that its children keep
 
 
 @dataclass
@@ -30,12 +32,14 @@ class Acceptance:
     Attributes:
         promised, accepted: tokens that the drafter's estimates announced, tokens that were kept.
         kept, lost: levels of the tree at which a draft was kept, or none was right.
+        rounds: how many of them all this is about.
     """
 
     promised: float = 0.0
     accepted: float = 0.0
     kept: float = 0.0
     lost: float = 0.0
+    rounds: float = 0.0
 
     def learn(self, promised: float, depth: int, accepted: int) -> None:
         """One round. Without a draft, what is known fades, so that a drafter that was given up gets another chance."""
@@ -44,11 +48,17 @@ class Acceptance:
         self.accepted = decay * self.accepted + accepted
         self.kept = decay * self.kept + accepted
         self.lost = decay * self.lost + (accepted < depth)
+        self.rounds = decay * self.rounds + 1
 
     @property
     def calibration(self) -> float:
         """By how much the drafter's estimates are to be multiplied."""
         return (self.accepted + PRIOR_TOKENS) / (self.promised + PRIOR_TOKENS)
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of a round lately."""
+        return 1 + (self.accepted + PRIOR_TOKENS) / (self.rounds + PRIOR_ROUNDS)
 
     @property
     def rate(self) -> float:
@@ -68,6 +78,7 @@ class Controller:
         self.step = step
         measure = getattr(drafter, "level_seconds", None)
         self.level_seconds: float = measure() if measure else 0.0
+        self.judged = getattr(drafter, "judges_levels", False)  # the drafter weighs every level itself
 
     def depth(self, acceptance: Acceptance, most: int) -> int:
         """Levels of a draft, up to `most`, that give the most tokens per second; 0 says that plain decoding is faster."""
@@ -79,6 +90,11 @@ class Controller:
             rate *= acceptance.rate
             speeds.append(tokens / (seconds + self.level_seconds * level))
         return speeds.index(max(speeds))
+
+    def least(self, acceptance: Acceptance) -> float:
+        """Expected tokens that a level of a draft must bring: at the pace of the last rounds, they would take as long as the level."""
+        rounds = self.step.narrowest + self.level_seconds * TYPICAL_LEVELS
+        return acceptance.tokens * self.level_seconds / (rounds * acceptance.calibration * HELD)
 
     def lowest_score(self, scores: Sequence[Sequence[float]]) -> float:
         """Of the nodes that are worth their place in one pass over the pending tokens of all rows and these nodes."""
@@ -104,7 +120,7 @@ class Controller:
 
     def record_proposal(self, depth: int, seconds: float) -> None:
         """A proposal of that many levels took that long."""
-        if depth:
+        if depth and not self.judged:
             self.level_seconds += (LEVEL_RATE if self.level_seconds else 1) * (seconds / depth - self.level_seconds)
 
 
@@ -125,8 +141,13 @@ class Plan:
 
     def _budget(self, row: int, round_number: int) -> Budget:
         room = min(self.max_draft, self.requests[row].remaining - 1)  # the last token of a round is the target's own
-        depth = self.controller.depth(self.acceptances[row], room) if self.adaptive else room
-        return Budget(self.max_draft if depth else 0, depth, self.min_score, round_number)
+        if not self.adaptive:
+            return Budget(self.max_draft if room else 0, room, self.min_score, round_number)
+        acceptance = self.acceptances[row]
+        depth, least = self.controller.depth(acceptance, room), 0.0
+        if self.controller.judged and depth:
+            depth, least = room, self.controller.least(acceptance)
+        return Budget(self.max_draft if depth else 0, depth, self.min_score, round_number, least)
 
     def trim(self, rows: Sequence[int], drafts: Sequence[Draft]) -> list[Draft]:
         return self.controller.trim(drafts, [self.acceptances[r] for r in rows]) if self.adaptive else list(drafts)

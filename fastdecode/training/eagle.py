@@ -146,7 +146,7 @@ class Recipe:
     steps: int = 4000
     batch: int = 8
     longest: int = 352
-    unroll: int = 5
+    unroll: int = 4
     decay: float = 0.8
     chains: float = 0.5
     question: float = 0.3
@@ -280,19 +280,20 @@ class EagleRun(ResumableRun):
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """-(law * log_softmax(logits)).sum(-1); the gradient takes the place of the logits, which are large."""
+    """-(law * log_softmax(logits)).sum(-1) with bfloat16 intermediates, which are large."""
 
     @staticmethod
     def forward(ctx, logits, law):
-        log_z = logits.float().logsumexp(-1, keepdim=True)
-        inner = (law * logits).sum(-1, dtype=torch.float32)
-        ctx.save_for_backward(logits, law, log_z)
-        return log_z[:, 0] - inner
+        top, at = logits.max(-1, keepdim=True)
+        probs = logits.softmax(-1)
+        log_z = top.float() - probs.gather(-1, at).float().log()
+        ctx.save_for_backward(probs, law)
+        return log_z[:, 0] - (law * logits).sum(-1, dtype=torch.float32)
 
     @staticmethod
     def backward(ctx, grad):
-        logits, law, log_z = ctx.saved_tensors
-        return ((logits - log_z).exp() - law).to(logits.dtype) * grad[:, None].to(logits.dtype), None
+        probs, law = ctx.saved_tensors
+        return (probs - law).mul_(grad[:, None].to(probs.dtype)), None
 
 
 def _cross_entropy(logits: torch.Tensor, law: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,8 @@ class Budget(NamedTuple):
         depth: length of a path at most.
         min_score: drop nodes whose estimated chance of acceptance is lower; they cost more than they bring.
         round: number of the round; part of the random key of drafts that are drawn.
-        least: a further level is worth its cost if it is expected to bring more tokens than this.
+        least: a level of a draft is worth its cost if it is expected to bring more tokens than this.
+        covered: chance, level by level, that another draft for the same round is right up to there.
     """
 
     nodes: int
@@ -23,12 +24,14 @@ class Budget(NamedTuple):
     min_score: float
     round: int = 0
     least: float = 0.0
+    covered: tuple[float, ...] = ()
 
 
 class Drafter(Protocol):
     """Proposes continuations for the rows of a batch. All state of a batch lives in what `begin` returns.
 
-    A drafter whose drafts cost time may also have `level_seconds()`, which measures what one more level of a draft costs. One that
+    A drafter whose drafts cost time may also have `level_seconds()`, which measures what one more level of a draft costs; with
+    `judges_levels` it decides itself, by `Budget.least` and `Budget.covered`, which levels are worth that. One that
     needs the target has `pair(target)`, called once before anything else. One that reads the target's hidden states names layers in
     `taps` (before which they are read) and has `read(state, row, hidden)`, which takes those [taps, n, width] of the next n tokens of
     a row, from its prompt's first on (the last token of a text has none), and `resume(state, row, before, shared)`, which takes over

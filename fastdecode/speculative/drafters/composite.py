@@ -49,8 +49,17 @@ class CompositeDrafter:
     def begin(self, requests: Sequence) -> list:
         return [d.begin(requests) for d in self.drafters]
 
+    @property
+    def judges_levels(self) -> bool:
+        return any(getattr(d, "judges_levels", False) for d in self.drafters)
+
     def propose(self, state, rows: Sequence[int], budgets: Sequence[Budget]) -> list[Draft]:
-        proposals = zip(*(d.propose(s, rows, budgets) for d, s in zip(self.drafters, state)))
+        proposals: list[list[Draft]] = [[] for _ in rows]
+        for d, s in sorted(zip(self.drafters, state), key=lambda pair: getattr(pair[0], "judges_levels", False)):
+            if getattr(d, "judges_levels", False):  # it is told what the cheap ones have found
+                budgets = [b._replace(covered=_covered(drafts)) for b, drafts in zip(budgets, proposals)]
+            for drafts, proposal in zip(proposals, d.propose(s, rows, budgets)):
+                drafts.append(proposal)
         return [self._combine([p for p in row if len(p)], b) for row, b in zip(proposals, budgets)]
 
     def _combine(self, drafts: list[Draft], budget: Budget) -> Draft:
@@ -66,3 +75,17 @@ class CompositeDrafter:
     def end(self, state, row: int) -> None:
         for d, s in zip(self.drafters, state):
             d.end(s, row)
+
+
+def _covered(drafts: Sequence[Draft]) -> tuple[float, ...]:
+    """Level by level, the chance that the best of some drafts is right up to there."""
+    best: list[float] = []
+    for draft in drafts:
+        depths: list[int] = []
+        for parent, score in zip(draft.parents.tolist(), draft.scores.tolist()):
+            depth = depths[parent] + 1 if parent >= 0 else 0
+            depths.append(depth)
+            if depth == len(best):
+                best.append(0.0)
+            best[depth] = max(best[depth], min(score, 1.0))
+    return tuple(best)

@@ -50,6 +50,7 @@ class EagleDrafter:
     """
 
     name = "eagle"
+    judges_levels = True
 
     def __init__(self, head: str | Path, width: int = 8, num_tokens: int = 8):
         if not isinstance(head, (str, Path)):
@@ -102,7 +103,8 @@ class EagleDrafter:
         known.gap = shared - known.length
 
     def propose(self, state: _State, rows: Sequence[int], budgets: Sequence[Budget]) -> list[Draft]:
-        growing = {r: _Tree(min(b.depth, self.num_tokens), b, self.width) for r, b in zip(rows, budgets) if b.depth > 0 and b.nodes > 0 and state.rows[r].unread}
+        trees = {r: _Tree(min(b.depth, self.num_tokens), b, self.width) for r, b in zip(rows, budgets) if b.nodes > 0 and state.rows[r].unread}
+        growing = {r: tree for r, tree in trees.items() if tree.growing}
         if growing:
             self._grow(state, growing)
         return [growing[r].draft() if r in growing else Draft.empty() for r in rows]
@@ -157,7 +159,7 @@ class _Tree:
     """The tree of one request while it grows: a pool of candidates, and among them the nodes that the head went on from."""
 
     def __init__(self, depth: int, budget: Budget, width: int):
-        self.levels, self.budget, self.width = depth, budget, width
+        self.depth, self.budget, self.width, self.level = depth, budget, width, 0
         self.tokens, self.parents, self.scores = np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32)
         self.nodes: tuple[list[int], list[int]] = ([], [])  # tokens and parents of the nodes in the head's cache
         self.place: dict[int, int] = {-1: -1}  # candidate -> node
@@ -166,7 +168,12 @@ class _Tree:
 
     @property
     def growing(self) -> bool:
-        return self.levels > 0 and len(self.next) > 0 and float(self.scores[self.next].sum()) > self.budget.least
+        """Whether another level is allowed and promises enough."""
+        if self.level >= self.depth or not len(self.next):
+            return False
+        promised = float(self.scores[self.next].sum()) if self.level else 1.0
+        covered = self.budget.covered[self.level] if self.level < len(self.budget.covered) else 0.0
+        return promised * (1 - covered) > self.budget.least
 
     @property
     def frontier_scores(self) -> np.ndarray:
@@ -182,7 +189,7 @@ class _Tree:
         fresh = np.arange(first, len(self.tokens))
         best = fresh[np.argsort(-self.scores[fresh], kind="stable")[: self.width]]
         self.next = np.sort(best)
-        self.levels -= 1
+        self.level += 1
 
     def open(self) -> list[int]:
         """Makes the best new candidates nodes; returns the places of their parents among the nodes of the level above."""
