@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 from fastdecode.diffusion.presets import PRESETS
-from fastdecode.speculative.drafters import DRAFTERS, CompositeDrafter, ModelDrafter
+from fastdecode.speculative.drafters import DRAFTERS, CompositeDrafter, EagleDrafter, ModelDrafter
 from fastdecode.speculative.verifiers import VERIFIERS
 from fastdecode.targets.hf import TESTED_FAMILIES
 from fastdecode.targets.packing import NATIVE_FAMILIES
@@ -13,7 +13,7 @@ from fastdecode.targets.packing import NATIVE_FAMILIES
 
 def markdown() -> str:
     """Markdown tables: drafters, verifiers, policies of masked diffusion, model families."""
-    drafters = {**DRAFTERS, "a draft model": ModelDrafter, "a list of drafters": CompositeDrafter}
+    drafters = {**DRAFTERS, "eagle": EagleDrafter, "a draft model": ModelDrafter, "a list of drafters": CompositeDrafter}
     native = {family.name for family in NATIVE_FAMILIES.values()}
     parts = [
         _table(("drafter", "what it does"), [(_code(name), _summary(kind)) for name, kind in drafters.items()]),

@@ -9,6 +9,7 @@
 #include "structures/draft_tree.h"
 #include "structures/prompt_lookup.h"
 #include "structures/suffix_predictor.h"
+#include "structures/trigram_predictor.h"
 
 namespace py = pybind11;
 
@@ -98,6 +99,35 @@ void bind_drafts(py::module_& m) {
         return to_tuple(d);
       })
       .def("__len__", &SuffixPredictor::size);
+  py::class_<TrigramPredictor>(m, "TrigramPredictor")
+      .def(py::init([](int32_t iterations, int64_t pairs) {
+             TrigramSettings settings;
+             settings.iterations = iterations;
+             settings.pairs = pairs;
+             return TrigramPredictor(settings);
+           }),
+           py::arg("iterations"), py::arg("pairs"))
+      .def("learn", [](TrigramPredictor& t, const Ids& tokens) { const int32_t* data = tokens.data(); const int64_t n = tokens.size(); Unlocked unlocked; t.learn(data, n); })
+      .def("add", [](TrigramPredictor& t, const Ids& rows, const Scores& weights) {
+        if (rows.size() != 3 * weights.size()) throw std::invalid_argument("rows must be [N, 3] for N weights");
+        const int32_t* row = rows.data();
+        for (py::ssize_t i = 0; i < weights.size(); ++i, row += 3) t.add(row[0], row[1], row[2], weights.at(i));
+      })
+      .def("propose", [](const TrigramPredictor& t, int32_t first, int32_t second, int32_t max_nodes, int32_t max_depth, double min_score, uint64_t seed) {
+        Draft d;
+        {
+          Unlocked unlocked;
+          d = t.propose(first, second, max_nodes, max_depth, min_score, seed);
+        }
+        return to_tuple(d);
+      })
+      .def("dump", [](const TrigramPredictor& t) {
+        std::vector<int32_t> tokens;
+        std::vector<float> weights;
+        t.dump(&tokens, &weights);
+        return py::make_tuple(to_numpy(tokens), to_numpy(weights));
+      })
+      .def("__len__", &TrigramPredictor::size);
 }
 
 }  // namespace fastdecode

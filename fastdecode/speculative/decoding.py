@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Sequence
 
 import torch
 
+from fastdecode import ops
 from fastdecode.errors import InvalidLogitsError, UnsupportedModelError
 from fastdecode.results import TokenLogprobs
 from fastdecode.speculative.controller import Controller, Plan
@@ -168,11 +169,22 @@ class Decoding:
 
     def _look(self, rows: Sequence[int], tree: DraftTree, requests: Sequence[Request]) -> torch.Tensor:
         """The target's logits [B, N, V], or only its most probable tokens int32 [B, N] where nothing else is asked for."""
-        choose = getattr(self.target, "most_probable", None)
-        if choose and not self._keeps_logits and all(q.processors.plain and not q.processors.sample for q in requests):
+        choose, learn = getattr(self.target, "most_probable", None), getattr(self.drafter, "learn", None)
+        if choose and not learn and not self._keeps_logits and all(q.processors.plain and not q.processors.sample for q in requests):
             return choose(self.state, rows, tree)
         logits = self.target.forward(self.state, rows, tree)
+        if learn:
+            self._teach(rows, tree, requests, logits)
         return logits.float() if logits.dtype == torch.float64 else logits  # what the operations take
+
+    def _teach(self, rows: Sequence[int], tree: DraftTree, requests: Sequence[Request], logits: torch.Tensor) -> None:
+        """Tells the drafter which two tokens the target holds most probable after every node."""
+        for b, (row, request, nodes) in enumerate(zip(rows, requests, tree.num_nodes.tolist())):
+            stats = ops.vocab_stats(logits[b, :nodes].float() if logits.dtype == torch.float64 else logits[b, :nodes])
+            tokens, parents = tree.tokens[b, :nodes], tree.parents[b, :nodes]
+            before = (request.prompt[-2:] + request.tokens)[-2:][0]  # of the root: the token before the pending one
+            above = torch.where(parents < 0, before, tokens[parents.clamp(min=0)])
+            self.drafter.learn(self.draft_state, row, torch.stack([above, tokens], 1), torch.stack([stats.argmax, stats.second], 1).cpu())
 
     @property
     def _keeps_logits(self) -> bool:

@@ -6,6 +6,7 @@ Reads checkpoints by their public names: EAGLE-1 and 2 (Li et al. 2024, arXiv:24
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Sequence
@@ -44,7 +45,7 @@ class EagleHead:
     def __init__(self, tensors: dict[str, torch.Tensor], config: dict, target: TargetModel):
         tensors = {name.removeprefix("model.").replace("midlayer.", "layers.0."): tensor for name, tensor in tensors.items()}
         self.fuses = "layers.0.hidden_norm.weight" in tensors  # EAGLE-3: hidden states are fused once, and meet the embedding in the layer
-        self.config = LlamaConfig(**{key: value for key, value in config.items() if key not in ("architectures", "model_type", "torch_dtype", "dtype", "eagle_config")})
+        self.config = LlamaConfig(**{key: value for key, value in config.items() if key not in ("architectures", "model_type", "torch_dtype", "dtype", "eagle_config", "fastdecode_target")})
         self.width, self.vocab_size = self.config.hidden_size, target.vocab_size
         self.native = target if isinstance(target, NativeTarget) else None
         self.model = target.model
@@ -209,6 +210,20 @@ class EagleHead:
 
     def _words(self, ids: np.ndarray) -> np.ndarray:
         return self.transformer.embed(ids)
+
+
+def digest(norm: torch.Tensor) -> str:
+    """What a model is told by: its last norm, which is the same in every dtype that it is run in."""
+    return hashlib.sha256(norm.detach().cpu().bfloat16().view(torch.int16).numpy().tobytes()).hexdigest()[:16]
+
+
+def trained_for(path: Path, target: TargetModel) -> bool:
+    """Whether the head in a directory says that it was trained for this model."""
+    try:
+        norm, _ = _final_norm(target)
+    except AttributeError:  # a family with another kind of norm, or a target of its own kind
+        return False
+    return json.loads((path / "config.json").read_text()).get("fastdecode_target") == digest(norm)
 
 
 def _element(target: TargetModel) -> str:

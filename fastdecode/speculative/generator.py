@@ -36,8 +36,9 @@ class SpeculativeGenerator:
     Args:
         model: a causal LM of transformers, in eval mode.
         tokenizer: needed for text, chat and stop strings.
-        drafter: "auto", "suffix", "prompt_lookup", "none", a smaller model with the same tokenizer, any object with the methods of
-            `Drafter`, or a list of these (merged into one tree).
+        drafter: "auto", "suffix", "prompt_lookup", "eagle" (the trained head of this model), "none", a smaller model with the same
+            tokenizer, any object with the methods of `Drafter`, or a list of these (merged into one tree). "auto" is "suffix", with
+            the head where one is installed.
         verifier: "auto" picks the rule that fits how drafts were made; or one of `VERIFIERS`.
         max_draft: draft tokens per round and request.
         min_score: drafts whose estimated chance of acceptance is lower are never made. Those that are made are cut to the
@@ -70,8 +71,8 @@ class SpeculativeGenerator:
         if not isinstance(min_score, (int, float)) or isinstance(min_score, bool) or not 0 <= min_score <= 1:
             raise ValueError(f"min_score={min_score!r} must lie between 0 and 1")
         self.verifier = make_verifier(verifier)
-        self.drafter = make_drafter(drafter)
         self.target = make_target(target, model, weights)
+        self.drafter = make_drafter(drafter, self.target)
         if getattr(self.target, "bidirectional", False):
             raise UnsupportedModelError("this is a masked-diffusion model: its tokens see later ones, so it cannot decode one after the other")
         self.model, self.tokenizer, self.max_draft, self.min_score = model, tokenizer, max_draft, float(min_score)

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+from fastdecode.speculative.eagle_head import digest
 from fastdecode.training.masked_transformer import rotate
 from fastdecode.training.run import ResumableRun
 
@@ -275,7 +276,7 @@ class EagleRun(ResumableRun):
         tensors["d2t"] = self.vocabulary - torch.arange(len(self.vocabulary))
         tensors["t2d"] = torch.isin(torch.arange(len(self.target.rows)), self.vocabulary)
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-        config = {"architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama", **asdict(self.model.shape), "vocab_size": len(self.target.rows), "num_hidden_layers": 1, "eagle_config": {"eagle_aux_hidden_state_layer_ids": [tap - 1 for tap in self.recipe.taps]}}
+        config = {"architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama", **asdict(self.model.shape), "vocab_size": len(self.target.rows), "num_hidden_layers": 1, "fastdecode_target": digest(self.target.norm), "eagle_config": {"eagle_aux_hidden_state_layer_ids": [tap - 1 for tap in self.recipe.taps]}}
         (directory / "config.json").write_text(json.dumps(config, indent=1))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastdecode.speculative.drafters import Budget, CompositeDrafter, PromptLookupDrafter, SuffixDrafter
+from fastdecode.speculative.drafters import AdaptiveTrigramDrafter, Budget, CompositeDrafter, PromptLookupDrafter, SuffixDrafter
 from fastdecode.speculative.drafters.drawn_tree import DrawnTree, as_independent, draw, draw_distinct, draws_for, random_numbers
 from fastdecode.speculative.tree import Draft, DraftTree, Draws, merge
 from tests.laws import assert_follows, random_laws
@@ -234,3 +234,75 @@ def test_drawn_trees_keep_to_their_budget():
     assert {d.node for d in draft.draws} <= {-1, *range(len(draft))} and all(d.law is not None for d in draft.draws)
     for token, parent in zip(draft.tokens.tolist(), draft.parents.tolist()):
         assert token in next(d.tokens for d in draft.draws if d.node == parent)
+
+
+def weights(drafter) -> dict[tuple[int, ...], float]:
+    rows, values = drafter.map.dump()
+    return {tuple(row): value for row, value in zip(rows.reshape(-1, 3).tolist(), values.tolist())}
+
+
+def test_trigrams_with_one_successor_each_are_a_chain():
+    draft = propose(AdaptiveTrigramDrafter(), [1, 2, 3, 4, 5, 6, 1, 2], WIDE._replace(depth=4))
+    assert draft.tokens.tolist() == [3, 4, 5, 6] and draft.parents.tolist() == [-1, 0, 1, 2]
+    assert all(a > b for a, b in zip(draft.scores, draft.scores[1:]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_trigram_drafts_are_steps_of_the_map_and_the_same_every_time(seed):
+    text = np.random.default_rng(seed).integers(0, 6, 300).tolist()
+    drafter, twin = AdaptiveTrigramDrafter(corpus=[text]), AdaptiveTrigramDrafter(corpus=[text])
+    draft, again = (propose(d, text[-20:]) for d in (drafter, twin))
+    assert all(np.array_equal(a, b) for a, b in zip(draft.arrays, again.arrays)) and 0 < len(draft) <= 40
+    known = weights(drafter)
+    for path in paths(draft):
+        context = [*text[-2:], *path]
+        assert all(tuple(context[i : i + 3]) in known for i in range(len(path)))
+    assert len(set(paths(draft))) == len(draft) and np.all(draft.scores[draft.parents >= 0] < draft.scores[draft.parents[draft.parents >= 0]])
+
+
+def test_trigram_weights_rise_to_their_limit_and_the_lightest_make_room():
+    drafter = AdaptiveTrigramDrafter()
+    state = drafter.begin([SimpleNamespace(prompt=[1, 2, 3], tokens=[])])
+    assert weights(drafter) == {(1, 2, 3): pytest.approx(0.04)}
+    before = 0.0
+    for _ in range(90):
+        drafter.observe(state, 0, [])
+        assert weights(drafter)[1, 2, 3] >= before
+        before = weights(drafter)[1, 2, 3]
+    assert before == 3.0
+    for token in range(20, 40):
+        drafter.map.learn(np.array([1, 2, token], np.int32))
+    assert len(weights(drafter)) == 12 and weights(drafter)[1, 2, 3] == 3.0 and (1, 2, 39) in weights(drafter)
+
+
+def test_old_trigrams_make_room():
+    drafter = AdaptiveTrigramDrafter(max_pairs=10)
+    drafter.map.learn(np.arange(100, dtype=np.int32))
+    assert len(drafter.map) == 10 and min(weights(drafter)) == (88, 89, 90)
+
+
+def test_trigrams_learn_from_what_the_target_favours():
+    drafter = AdaptiveTrigramDrafter()
+    state = drafter.begin([SimpleNamespace(prompt=[1, 2], tokens=[])])
+    drafter.learn(state, 0, torch.tensor([[1, 2], [2, 7]], dtype=torch.int32), torch.tensor([[7, 8], [9, -1]], dtype=torch.int32))
+    assert set(weights(drafter)) == {(1, 2, 7), (1, 2, 8), (2, 7, 9)}
+    assert set(paths(drafter.propose(state, [0], [WIDE])[0])) == {(7,), (8,), (7, 9)}
+
+
+def test_trigrams_are_saved_and_loaded(tmp_path):
+    drafter = AdaptiveTrigramDrafter(corpus=[random_prompt(200, seed=1)])
+    drafter.save(tmp_path / "map.safetensors")
+    assert weights(AdaptiveTrigramDrafter(path=tmp_path / "map.safetensors")) == weights(drafter)
+    from safetensors.numpy import save_file
+
+    save_file({"trigrams": np.zeros((3, 2), np.int32), "weights": np.ones(3, np.float32)}, tmp_path / "bad.safetensors")
+    with pytest.raises(ValueError, match="does not hold trigrams"):
+        AdaptiveTrigramDrafter(path=tmp_path / "bad.safetensors")
+    with pytest.raises(ValueError, match="iterations=0 must be"):
+        AdaptiveTrigramDrafter(iterations=0)
+
+
+def test_searches_over_trigrams_stay_small():
+    """At most 64 nodes and the pending token, whatever is known."""
+    text = np.random.default_rng(0).integers(0, 5, 2000).tolist()
+    assert len(propose(AdaptiveTrigramDrafter(corpus=[text]), text[-9:], Budget(64, 12, 0.0))) <= 64

@@ -14,10 +14,11 @@ DRAFTERS = {
     "none": lambda draft: "none",
     "suffix": lambda draft: "suffix",
     "prompt_lookup": lambda draft: "prompt_lookup",
+    "adaptive_trigram": lambda draft: "adaptive_trigram",
     "chain": lambda draft: PromptLookupDrafter(branches=1),
     "remembering": lambda draft: SuffixDrafter(corpus=[PROMPTS[2]], remember=True),
     "model": lambda draft: ModelDrafter(draft),
-    "composite": lambda draft: ["suffix", "prompt_lookup", ModelDrafter(draft, num_tokens=3)],
+    "composite": lambda draft: ["suffix", "adaptive_trigram", ModelDrafter(draft, num_tokens=3)],
 }
 
 

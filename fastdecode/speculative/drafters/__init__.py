@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Sequence
 
 from transformers import PreTrainedModel
 
+from fastdecode import assets
+from fastdecode.speculative.drafters.adaptive_trigram import AdaptiveTrigramDrafter
 from fastdecode.speculative.drafters.base import Budget, Drafter
 from fastdecode.speculative.drafters.composite import CompositeDrafter
 from fastdecode.speculative.drafters.eagle import EagleDrafter
 from fastdecode.speculative.drafters.model import ModelDrafter
 from fastdecode.speculative.drafters.prompt_lookup import PromptLookupDrafter
 from fastdecode.speculative.drafters.suffix import SuffixDrafter
+from fastdecode.speculative.eagle_head import trained_for
+from fastdecode.targets.base import TargetModel
 
-DRAFTERS = {"prompt_lookup": PromptLookupDrafter, "suffix": SuffixDrafter}
+DRAFTERS = {"prompt_lookup": PromptLookupDrafter, "suffix": SuffixDrafter, "adaptive_trigram": AdaptiveTrigramDrafter}
+HEAD = "eagle"  # the trained head of the model at hand
 
-__all__ = ["DRAFTERS", "Budget", "CompositeDrafter", "Drafter", "EagleDrafter", "ModelDrafter", "PromptLookupDrafter", "SuffixDrafter", "make_drafter"]
+__all__ = ["DRAFTERS", "AdaptiveTrigramDrafter", "Budget", "CompositeDrafter", "Drafter", "EagleDrafter", "ModelDrafter", "PromptLookupDrafter", "SuffixDrafter", "make_drafter"]
 
 
-def make_drafter(drafter: str | Drafter | PreTrainedModel | Sequence | None) -> Drafter | None:
+def make_drafter(drafter: str | Drafter | PreTrainedModel | Sequence | None, target: TargetModel | None = None) -> Drafter | None:
     """A drafter from what a user may pass: a name, "auto", a drafter, a draft model, a list of these, or None.
 
+    Args:
+        target: what it drafts for: "auto" adds the head that was trained for this model, where one is installed, to what the text says.
+
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown, or there is no head for the target.
         TypeError: none of these.
     """
     if drafter is None or drafter == "none":
         return None
+    if drafter == "auto":
+        head = trained_head(target)
+        return CompositeDrafter([SuffixDrafter(), EagleDrafter(head)]) if head else SuffixDrafter()
+    if drafter == HEAD:
+        head = trained_head(target)
+        if head is None:
+            raise ValueError("drafter='eagle': no installed package brings a head for this model; install fastdecode-assets (pip install ./assets in the source tree), pass EagleDrafter(directory), or use drafter='suffix'")
+        return EagleDrafter(head)
     if isinstance(drafter, str):
-        name = "suffix" if drafter == "auto" else drafter
-        if name not in DRAFTERS:
-            raise ValueError(f"drafter={drafter!r} is unknown: use auto, none, {', '.join(DRAFTERS)}, a draft model, a drafter or a list of them")
-        return DRAFTERS[name]()
+        if drafter not in DRAFTERS:
+            raise ValueError(f"drafter={drafter!r} is unknown: use auto, none, {HEAD}, {', '.join(DRAFTERS)}, a draft model, a drafter or a list of them")
+        return DRAFTERS[drafter]()
     if isinstance(drafter, PreTrainedModel):
         return ModelDrafter(drafter)
     if isinstance(drafter, (list, tuple)):
-        members = [make_drafter(d) for d in drafter]
+        members = [make_drafter(d, target) for d in drafter]
         if None in members:
             raise ValueError(f"drafter[{members.index(None)}] is none; leave it out of the list, or pass drafter='none' to decode without drafts")
         return CompositeDrafter(members)
@@ -44,3 +60,8 @@ def make_drafter(drafter: str | Drafter | PreTrainedModel | Sequence | None) -> 
     if not all(callable(getattr(drafter, method, None)) for method in ("begin", "propose", "observe", "end")):
         raise TypeError(f"drafter is {type(drafter).__name__}, expected a name, a transformers model, an object with begin/propose/observe/end, or a list of these")
     return drafter
+
+
+def trained_head(target: TargetModel | None) -> Path | None:
+    """The directory of the installed head that was trained for this model."""
+    return next((path for path in assets.installed("heads") if target is not None and trained_for(path, target)), None)

@@ -46,6 +46,12 @@ class CompositeDrafter:
     def _readers(self, state):
         return [(d, s) for d, s in zip(self.drafters, state) if getattr(d, "taps", ())]
 
+    @property
+    def learn(self):
+        """Of the members that have it; None without any."""
+        pupils = [(i, d) for i, d in enumerate(self.drafters) if getattr(d, "learn", None)]
+        return (lambda state, *lesson: [d.learn(state[i], *lesson) for i, d in pupils]) if pupils else None
+
     def begin(self, requests: Sequence) -> list:
         return [d.begin(requests) for d in self.drafters]
 

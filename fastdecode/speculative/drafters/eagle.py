@@ -7,6 +7,7 @@ from typing import Any, Sequence
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
 
 from fastdecode import ops
 from fastdecode.ops.tree_expand import MAX_CHILDREN
@@ -44,7 +45,7 @@ class EagleDrafter:
     become the draft. A level that promises less than it costs is not drafted.
 
     Args:
-        head: directory of a checkpoint, see `EagleHead.load`.
+        head: directory or hub name of a checkpoint, see `EagleHead.load`.
         width: paths that a level goes on with, and children of each.
         num_tokens: depth at most.
     """
@@ -63,7 +64,10 @@ class EagleDrafter:
 
     def pair(self, target: TargetModel) -> None:
         """Loads the head for this target."""
-        self.head = EagleHead.load(self.path, target)
+        path = self.path
+        if not path.exists() and len(path.parts) == 2:  # a hub name
+            path = Path(snapshot_download(path.as_posix(), allow_patterns=["config.json", "model.safetensors"]))
+        self.head = EagleHead.load(path, target)
 
     @property
     def taps(self) -> tuple[int, ...]:
