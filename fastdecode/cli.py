@@ -1,4 +1,4 @@
-"""The command line: `fastdecode generate | chat | diffuse | demo | bench | train | acceptance | pull | env`."""
+"""The command line: `fastdecode generate | chat | diffuse | demo | bench | train | acceptance | doctor | pull | env`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fastdecode import cli_diffusion
 
@@ -28,7 +29,7 @@ out, err = Console(), Console(stderr=True)
 
 Model = Annotated[str, typer.Option(help="Path or hub name; the default is pulled when needed.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
-DrafterName = Annotated[str, typer.Option(help="auto, suffix, prompt_lookup, none, or path/name of a draft model.")]
+DrafterName = Annotated[str, typer.Option(help="auto, suffix, prompt_lookup, adaptive_trigram, eagle, none, or path/name of a draft model or a path of an EAGLE head.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Upper bound of new tokens.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 decodes greedily.")]
 Seed = Annotated[Optional[int], typer.Option(min=0, help="Of the random numbers.")]
@@ -116,6 +117,32 @@ def demo(max_new_tokens: MaxNewTokens = 96) -> None:
         table.add_row(row["prompt"][:34] + "…", f"{row['hf']:.1f}", f"{row['ours']:.1f}", f"{row['ours'] / row['hf']:.2f}x", f"{row['acceptance']:.2f}", "yes" if row["identical"] else f"differ from token {row['first_difference']}")
         err.print(f"[dim]{row['text']}[/dim]\n")
     out.print(table)
+
+
+@app.command(epilog="Example: fastdecode doctor smollm2-135m-instruct --drafter eagle")
+def doctor(
+    model: Annotated[str, typer.Argument(help="Path or hub name; the default is pulled when needed.")] = DEFAULT_MODEL,
+    drafter: DrafterName = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Check chat template, tokenizer, dtype and drafter of a model, and how often drafts are right by position. Exits with 1 if something is wrong."""
+    from transformers.utils import logging
+
+    from fastdecode.doctor import examine
+
+    logging.disable_progress_bar()
+    report = examine(_checkpoint(model), drafter, dtype)
+    signs = {True: "[green]ok[/]", False: "[red]wrong[/]", None: "[yellow]note[/]"}
+    table = Table("", "checked", "found", box=None)
+    for finding in report.findings:
+        table.add_row(signs[finding.ok], finding.what, Text(finding.detail))
+    out.print(table)
+    if report.drafted_at:
+        positions = Table("position in the draft", *(str(i + 1) for i in range(len(report.drafted_at))), box=None)
+        positions.add_row("right", *(f"{a / d:.0%}" if d else "" for a, d in zip(report.accepted_at, report.drafted_at)))
+        out.print(positions)
+    if not report.healthy:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: fastdecode acceptance --target big --draft small --prompts bench/data/spec_bench_120.jsonl --limit 12")

@@ -13,6 +13,7 @@ from typing import Sequence
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import LlamaConfig
@@ -210,6 +211,15 @@ class EagleHead:
 
     def _words(self, ids: np.ndarray) -> np.ndarray:
         return self.transformer.embed(ids)
+
+
+def is_head(path: str | Path) -> bool:
+    """Whether a directory holds an EAGLE head."""
+    weights = Path(path) / "model.safetensors"
+    if not weights.is_file():
+        return False
+    with safe_open(weights, "pt") as tensors:
+        return "fc.weight" in {name.removeprefix("model.") for name in tensors.keys()}
 
 
 def digest(norm: torch.Tensor) -> str:

@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from fastdecode.results import GenerationResult
 from fastdecode.speculative.controller import Controller
 from fastdecode.speculative.decoding import Decoding, KeptCache, Options
-from fastdecode.speculative.drafters import Drafter, make_drafter
+from fastdecode.speculative.drafters import Drafter, EagleDrafter, make_drafter
 from fastdecode.speculative.drafters.pairing import pair_with_target
+from fastdecode.speculative.eagle_head import is_head
 from fastdecode.speculative.inputs import token_ids
 from fastdecode.speculative.prepare import make_requests
 from fastdecode.speculative.request import Request
@@ -85,7 +86,8 @@ class SpeculativeGenerator:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, drafter: Any = "auto", dtype: str | torch.dtype = "auto", device: str | None = None, **kwargs) -> "SpeculativeGenerator":
-        """Loads model and tokenizer with transformers; a `drafter` that is a path or a hub name with a slash is loaded too.
+        """Loads model and tokenizer with transformers; a `drafter` that is a path (of a model or of an EAGLE head) or a hub name
+        with a slash (of a model) is loaded too.
 
         Args:
             kwargs: `verifier`, `max_draft`, ... go to the constructor, the rest to `AutoModelForCausalLM.from_pretrained`.
@@ -93,6 +95,8 @@ class SpeculativeGenerator:
         own = {name: kwargs.pop(name) for name in ("verifier", "max_draft", "min_score", "target", "weights") if name in kwargs}
         load = lambda name: AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **kwargs).eval().to(device or "cpu")
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        if isinstance(drafter, str) and is_head(drafter):
+            drafter = EagleDrafter(drafter)
         if isinstance(drafter, str) and "/" in drafter:
             own["draft_tokenizer"] = AutoTokenizer.from_pretrained(drafter)
             drafter = load(drafter)
