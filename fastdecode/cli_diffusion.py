@@ -136,8 +136,8 @@ def train_filter(
 def train_eagle(
     out_dir: Annotated[Path, typer.Option("--out", file_okay=False, help="Data, checkpoints and the head; what is there already is used.")],
     target: Annotated[str, typer.Option(help="Path or hub name of a chat model; the default is pulled when needed.")] = "smollm2-135m-instruct",
-    answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of answers that the model writes to learn from.")] = 2_000_000,
-    steps: Annotated[int, typer.Option(min=1)] = 8000,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of answers that the model writes to learn from.")] = 1_250_000,
+    steps: Annotated[int, typer.Option(min=1)] = 2200,
     draft_vocabulary: Annotated[int, typer.Option(min=16, help="Tokens that the head can draft.")] = 8192,
     keep_out: Annotated[Optional[Path], typer.Option(exists=True, dir_okay=False, help="Spec-Bench JSON lines whose questions must not be learned from.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,

@@ -73,6 +73,8 @@ class Decoding:
             self.draft_state = self.drafter.begin(self.requests) if self.drafter else None
         with self._timed("prefill"):
             self.state = self._prefilled_state()
+        if hasattr(self.drafter, "attach"):
+            self.drafter.attach(self.draft_state, self.state)
         for request in self.requests:
             request.stats.drafter = self.drafter.name if self.drafter else "none"
 
@@ -170,9 +172,10 @@ class Decoding:
     def _look(self, rows: Sequence[int], tree: DraftTree, requests: Sequence[Request]) -> torch.Tensor:
         """The target's logits [B, N, V], or only its most probable tokens int32 [B, N] where nothing else is asked for."""
         choose, learn = getattr(self.target, "most_probable", None), getattr(self.drafter, "learn", None)
+        entered = {"entered": self.drafter.entered(self.draft_state, rows, tree)} if hasattr(self.drafter, "entered") and tree.shape[1] > 1 else {}
         if choose and not learn and not self._keeps_logits and all(q.processors.plain and not q.processors.sample for q in requests):
-            return choose(self.state, rows, tree)
-        logits = self.target.forward(self.state, rows, tree)
+            return choose(self.state, rows, tree, **entered)
+        logits = self.target.forward(self.state, rows, tree, **entered)
         if learn:
             self._teach(rows, tree, requests, logits)
         return logits.float() if logits.dtype == torch.float64 else logits  # what the operations take

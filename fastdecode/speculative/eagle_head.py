@@ -237,10 +237,10 @@ def trained_for(path: Path, target: TargetModel) -> bool:
 
 
 def _element(target: TargetModel) -> str:
-    """What the head's weights become: the target's own element type, where it has one."""
-    if isinstance(target, NativeTarget):
-        return target.element
-    return "float32" if target.model.dtype == torch.float32 else "bfloat16"
+    """What the head's weights become: bytes, because drafts are read again and again and need not be exact, beside a target whose weights
+    are rounded too."""
+    element = target.element if isinstance(target, NativeTarget) else str(target.model.dtype).removeprefix("torch.")
+    return "float32" if element == "float32" else "int8"
 
 
 def _final_norm(target: TargetModel) -> tuple[torch.Tensor, float]:

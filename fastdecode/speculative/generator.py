@@ -37,7 +37,7 @@ class SpeculativeGenerator:
     Args:
         model: a causal LM of transformers, in eval mode.
         tokenizer: needed for text, chat and stop strings.
-        drafter: "auto", "suffix", "prompt_lookup", "eagle" (the trained head of this model), "none", a smaller model with the same
+        drafter: "auto", "suffix", "prompt_lookup", "adaptive_trigram", "early_exit", "eagle" (the trained head of this model), "none", a smaller model with the same
             tokenizer, any object with the methods of `Drafter`, or a list of these (merged into one tree). "auto" is "suffix", with
             the head where one is installed.
         verifier: "auto" picks the rule that fits how drafts were made; or one of `VERIFIERS`.

@@ -122,15 +122,19 @@ class NativeTarget:
             if keep:
                 keep(state.hidden)
 
-    def forward(self, state: NativeState, rows: Sequence[int], tree: DraftTree) -> torch.Tensor:
-        """Logits [B, N, V] after every node (of padding nodes: 0); they are overwritten by the next call."""
+    def forward(self, state: NativeState, rows: Sequence[int], tree: DraftTree, entered: tuple[int, torch.Tensor] | None = None) -> torch.Tensor:
+        """Logits [B, N, V] after every node (of padding nodes: 0); they are overwritten by the next call.
+
+        Args:
+            entered: a layer to begin with, and hidden states [M, width] before it, where the layers below have run already (`early`).
+        """
         nodes = _tokens_of(state, rows, tree)
         columns = (self.vocab_size + 15) // 16 * 16
         packed = self._buffer(len(nodes), columns)
-        self.transformer.forward(state.cache, nodes, logits=packed.data_ptr(), ld=columns, **state.tapped(len(nodes), self.width))
+        self.transformer.forward(state.cache, nodes, logits=packed.data_ptr(), ld=columns, **state.tapped(len(nodes), self.width), **_entry(entered))
         return _spread(packed, tree)[..., : self.vocab_size]
 
-    def forward_stats(self, state: NativeState, rows: Sequence[int], tree: DraftTree, *, ids: torch.Tensor | None = None, banned: torch.Tensor | None = None, temperature: torch.Tensor | None = None, key: torch.Tensor | None = None) -> VocabStats:  # fmt: skip
+    def forward_stats(self, state: NativeState, rows: Sequence[int], tree: DraftTree, *, ids: torch.Tensor | None = None, banned: torch.Tensor | None = None, temperature: torch.Tensor | None = None, key: torch.Tensor | None = None, entered: tuple[int, torch.Tensor] | None = None) -> VocabStats:  # fmt: skip
         """What `ops.vocab_stats` finds in the logits of the nodes, which are never stored.
 
         Rows of results and of arguments are the nodes of the trees, one tree after the other, without padding. Ids and their
@@ -138,18 +142,52 @@ class NativeTarget:
         every tree, batch and number of threads.
 
         Args:
-            ids, banned, temperature, key: as for `ops.vocab_stats`.
+            ids, banned, temperature, key: as for `ops.vocab_stats`. entered: as for `forward`.
         """
         nodes = _tokens_of(state, rows, tree)
         check_rows(len(nodes), self.device, ids, banned, temperature, key)
         stats = VocabStats.empty(len(nodes), 0 if ids is None else ids.shape[1])
-        self.transformer.forward_stats(state.cache, nodes, *arguments(ids, banned, temperature, key, stats), **state.tapped(len(nodes), self.width))
+        self.transformer.forward_stats(state.cache, nodes, *arguments(ids, banned, temperature, key, stats), **state.tapped(len(nodes), self.width), **_entry(entered))
         return stats
 
-    def most_probable(self, state: NativeState, rows: Sequence[int], tree: DraftTree) -> torch.Tensor:
+    def early(self, state: NativeState, rows: Sequence[int], texts: Sequence[Sequence[int]], offsets: Sequence[int], layer: int, head: bool = True, taps: Sequence[int] = ()) -> tuple[torch.Tensor, VocabStats | None]:
+        """Runs the layers below `layer` over uncommitted tokens, whose keys and values stay where a later pass expects them.
+
+        Args:
+            texts: tokens of every row. offsets: how many uncommitted ones stand before them.
+            head: whether the final norm and the head are applied behind these layers.
+            taps: lower layers before which hidden states are wanted, too.
+
+        Returns:
+            Hidden states [taps + 1, M, width] before these layers and `layer`, and statistics of the logits after the last token of every row.
+        """
+        tokens, last = _C.TokenSet(), []
+        for row, text, offset in zip(rows, texts, offsets):
+            tokens.add_chain(row, state.lengths[row] + offset, list(text))
+            last.append(len(tokens) - 1)
+        hidden = torch.empty(len(taps) + 1, len(tokens), self.width)
+        part = {"end": layer, "taps": [*taps, layer], "tapped": hidden.data_ptr()}
+        if not head:
+            self.transformer.forward(state.cache, tokens, **part)
+            return hidden, None
+        tokens.want(np.asarray(last, np.int32))
+        stats = VocabStats.empty(len(last))
+        self.transformer.forward_stats(state.cache, tokens, *arguments(None, None, None, None, stats), **part)
+        return hidden, stats
+
+    def exit_stats(self, hidden: torch.Tensor) -> VocabStats:
+        """Statistics of the logits that the final norm and the head make of hidden states [M, width], wherever these come from."""
+        tokens, count = _C.TokenSet(), len(hidden)
+        tokens.add_chain(0, 0, [0] * count)
+        tokens.want(np.arange(count, dtype=np.int32))
+        stats, hidden = VocabStats.empty(count), hidden.contiguous()
+        self.transformer.forward_stats(self.transformer.new_cache(1, 16), tokens, *arguments(None, None, None, None, stats), begin=self.layers, hidden=hidden.data_ptr())
+        return stats
+
+    def most_probable(self, state: NativeState, rows: Sequence[int], tree: DraftTree, entered: tuple[int, torch.Tensor] | None = None) -> torch.Tensor:
         """int32 [B, N]: the token of the highest logit after every node (ties: lowest id; NaN: -1)."""
         batch, nodes = tree.shape
-        argmax = self.forward_stats(state, rows, tree).argmax
+        argmax = self.forward_stats(state, rows, tree, entered=entered).argmax
         if len(argmax) == batch * nodes:
             return argmax.reshape(batch, nodes).contiguous()
         return torch.full((batch, nodes), -1, dtype=torch.int32).masked_scatter_(torch.arange(nodes) < tree.num_nodes[:, None], argmax)
@@ -239,6 +277,10 @@ def _tokens_of(state: NativeState, rows: Sequence[int], tree: DraftTree) -> "_C.
     nodes = _C.TokenSet()
     nodes.add_trees(rows, [state.lengths[r] for r in rows], tree.tokens.numpy(), tree.parents.numpy(), tree.num_nodes.numpy())
     return nodes
+
+
+def _entry(entered: tuple[int, torch.Tensor] | None) -> dict:
+    return {"begin": entered[0], "hidden": entered[1].data_ptr()} if entered else {}
 
 
 def _spread(packed: torch.Tensor, tree: DraftTree) -> torch.Tensor:

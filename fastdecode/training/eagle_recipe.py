@@ -15,6 +15,9 @@ from fastdecode.training.eagle import EagleRun, HeadShape, Recipe, Target
 from fastdecode.training.on_policy import Writer, write
 
 
+EVALUATE, HELD_OUT = 400, 40  # steps between evaluations, conversations of one
+
+
 def head_shape(config, draft_vocabulary: int) -> HeadShape:
     """A head as wide as one layer of the model."""
     return HeadShape(
@@ -40,6 +43,15 @@ def train(
     data = write(Writer(NativeTarget(model), tokenizer, recipe.taps, seed), directory / "data", answer_tokens, excluded, progress=wrote)
     target = Target(model.get_input_embeddings().weight.detach(), model.get_output_embeddings().weight.detach(), model.model.norm.weight.detach().float(), model.config.rms_norm_eps)
     run = EagleRun(recipe, directory / "run", target, data, head_shape(model.config, draft_vocabulary))
-    run.train(progress=trained)
+    run.train(progress=lambda step, loss: (_note_acceptance(run, directory), trained(step, loss)))
     run.export(directory / "head")
     return run
+
+
+def _note_acceptance(run: EagleRun, directory: Path) -> None:
+    """Appends what is kept of drafts on held-out conversations to acceptance.jsonl, and exports the head so far."""
+    if run.step % EVALUATE == 0:
+        line = {"step": run.step, "seconds": round(run.seconds), "kept": [round(a, 4) for a in run.acceptance(run.held_out[:HELD_OUT])]}
+        with open(directory / "acceptance.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
+        run.export(directory / "head")

@@ -12,16 +12,17 @@ from fastdecode.speculative.drafters.adaptive_trigram import AdaptiveTrigramDraf
 from fastdecode.speculative.drafters.base import Budget, Drafter
 from fastdecode.speculative.drafters.composite import CompositeDrafter
 from fastdecode.speculative.drafters.eagle import EagleDrafter
+from fastdecode.speculative.drafters.early_exit import EarlyExitDrafter
 from fastdecode.speculative.drafters.model import ModelDrafter
 from fastdecode.speculative.drafters.prompt_lookup import PromptLookupDrafter
 from fastdecode.speculative.drafters.suffix import SuffixDrafter
 from fastdecode.speculative.eagle_head import trained_for
 from fastdecode.targets.base import TargetModel
 
-DRAFTERS = {"prompt_lookup": PromptLookupDrafter, "suffix": SuffixDrafter, "adaptive_trigram": AdaptiveTrigramDrafter}
+DRAFTERS = {"prompt_lookup": PromptLookupDrafter, "suffix": SuffixDrafter, "adaptive_trigram": AdaptiveTrigramDrafter, "early_exit": EarlyExitDrafter}
 HEAD = "eagle"  # the trained head of the model at hand
 
-__all__ = ["DRAFTERS", "AdaptiveTrigramDrafter", "Budget", "CompositeDrafter", "Drafter", "EagleDrafter", "ModelDrafter", "PromptLookupDrafter", "SuffixDrafter", "make_drafter"]
+__all__ = ["DRAFTERS", "AdaptiveTrigramDrafter", "Budget", "CompositeDrafter", "Drafter", "EagleDrafter", "EarlyExitDrafter", "ModelDrafter", "PromptLookupDrafter", "SuffixDrafter", "make_drafter"]
 
 
 def make_drafter(drafter: str | Drafter | PreTrainedModel | Sequence | None, target: TargetModel | None = None) -> Drafter | None:

@@ -36,6 +36,8 @@ class Drafter(Protocol):
     `taps` (before which they are read) and has `read(state, row, hidden)`, which takes those [taps, n, width] of the next n tokens of
     a row, from its prompt's first on (the last token of a text has none), and `resume(state, row, before, shared)`, which takes over
     from the state of an earlier call what it knew of the first tokens, whose hidden states will not be read again.
+    One that runs the target's first layers itself has `attach(state, target_state)` and `entered(state, rows, tree)`, which gives the layer that the
+    pass over the trees begins with and the hidden states before it.
     One with `learn(state, row, contexts, candidates)` is told after every pass, for every node of a row's tree, two tokens
     int32 [n, 2], the one before the node and its own, and the two that the target holds most probable after them, int32 [n, 2] (-1: none).
 

@@ -19,6 +19,9 @@ class CompositeDrafter:
     def __init__(self, drafters: Sequence[Drafter]):
         if not drafters:
             raise ValueError("drafters is empty; pass at least one, e.g. ['suffix', 'prompt_lookup']")
+        alone = [d.name for d in drafters if getattr(d, "adaptive", False)]
+        if alone:
+            raise ValueError(f"drafters holds {alone[0]!r} with layer='auto', which watches whole passes of the model and must draft alone; give it a layer, or leave the others out")
         self.drafters = list(drafters)
         self.name = "+".join(d.name for d in self.drafters)
 
@@ -54,6 +57,11 @@ class CompositeDrafter:
 
     def begin(self, requests: Sequence) -> list:
         return [d.begin(requests) for d in self.drafters]
+
+    def attach(self, state, target_state) -> None:
+        for d, s in zip(self.drafters, state):
+            if hasattr(d, "attach"):
+                d.attach(s, target_state)
 
     @property
     def judges_levels(self) -> bool:
