@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "structures/draft_tree.h"
+#include "structures/dynamic_tree.h"
 #include "structures/prompt_lookup.h"
 #include "structures/suffix_predictor.h"
 #include "structures/trigram_predictor.h"
@@ -99,6 +100,24 @@ void bind_drafts(py::module_& m) {
         return to_tuple(d);
       })
       .def("__len__", &SuffixPredictor::size);
+  py::class_<DynamicTree>(m, "DynamicTree")
+      .def(py::init<int32_t, float>(), py::arg("width"), py::arg("min_score"))
+      .def("add", [](DynamicTree& t, const Ids& ids, const Scores& scores, const Ids& vocabulary) {
+        const int64_t parents = t.levels() ? int64_t(t.open_scores().size()) : 1;
+        if (ids.size() != scores.size() || (parents ? ids.size() % parents : ids.size())) throw std::invalid_argument("ids and scores must be [" + std::to_string(parents) + ", k]");
+        t.add(ids.data(), scores.data(), parents ? ids.size() / parents : 0, vocabulary.data(), vocabulary.size());
+      })
+      .def("open", [](DynamicTree& t) { return to_numpy(t.open()); })
+      .def_property_readonly("open_scores", [](const DynamicTree& t) { return to_numpy(t.open_scores()); })
+      .def_property_readonly("promised", &DynamicTree::promised)
+      .def_property_readonly("levels", &DynamicTree::levels)
+      .def_property_readonly("tokens", [](const DynamicTree& t) { return to_numpy(t.tokens()); })
+      .def_property_readonly("parents", [](const DynamicTree& t) { return to_numpy(t.parents()); })
+      .def("best", [](const DynamicTree& t, int32_t max_nodes) {
+        DraftMerger merger;
+        merger.add(t.candidates());
+        return to_tuple(merger.best(max_nodes));
+      });
   py::class_<TrigramPredictor>(m, "TrigramPredictor")
       .def(py::init([](int32_t iterations, int64_t pairs) {
              TrigramSettings settings;

@@ -177,21 +177,20 @@ class EagleHead:
         hidden, rows_of_logits = self._run(cache, tokens, [token for text in texts for token in text], features, None, wanted=len(last))
         return hidden[last], rows_of_logits
 
-    def grow(self, cache: "_C.KvCache", rows: Sequence[int], lengths: Sequence[int], trees: Sequence[tuple[list[int], list[int]]], first: Sequence[int], hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def grow(self, cache: "_C.KvCache", rows: Sequence[int], lengths: Sequence[int], trees: Sequence[tuple[np.ndarray, np.ndarray]], counts: Sequence[int], hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One more level of draft trees.
 
         Args:
-            trees: tokens and parents (-1: behind the text) of every row's nodes; those before `first` are in the cache.
+            trees: int32 tokens and parents (-1: behind the text) of every row's nodes; all but the last `counts` are in the cache.
             hidden: [M, width], outputs at the parents of the M new nodes of all rows.
 
         Returns:
             Outputs [M, width] and logits [M, draft vocabulary] of the new nodes.
         """
-        most = max(len(tokens) for tokens, _ in trees)
-        padded = lambda part, value: np.asarray([[*tree[part], *[value] * (most - len(tree[part]))] for tree in trees], np.int32)
         nodes = _C.TokenSet()
-        nodes.add_trees(list(rows), list(lengths), padded(0, 0), padded(1, -1), np.asarray([len(tokens) for tokens, _ in trees], np.int32), list(first))
-        new = [token for (tokens, _), begin in zip(trees, first) for token in tokens[begin:]]
+        for row, length, (tokens, parents), count in zip(rows, lengths, trees, counts):
+            nodes.add_trees([row], [length], tokens, parents, np.asarray([len(tokens)], np.int32), [len(tokens) - count])
+        new = np.concatenate([tokens[len(tokens) - count :] for (tokens, _), count in zip(trees, counts)])
         return self._run(cache, nodes, new, None, hidden, wanted=len(new))
 
     def _run(self, cache, tokens, ids, features, hidden, wanted: int = 0, logits: bool = True):

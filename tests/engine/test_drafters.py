@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastdecode import _C
 from fastdecode.speculative.drafters import AdaptiveTrigramDrafter, Budget, CompositeDrafter, PromptLookupDrafter, SuffixDrafter
 from fastdecode.speculative.drafters.drawn_tree import DrawnTree, as_independent, draw, draw_distinct, draws_for, random_numbers
 from fastdecode.speculative.tree import Draft, DraftTree, Draws, merge
@@ -306,3 +307,24 @@ def test_searches_over_trigrams_stay_small():
     """At most 64 nodes and the pending token, whatever is known."""
     text = np.random.default_rng(0).integers(0, 5, 2000).tolist()
     assert len(propose(AdaptiveTrigramDrafter(corpus=[text]), text[-9:], Budget(64, 12, 0.0))) <= 64
+
+
+def test_a_dynamic_tree_goes_on_from_its_best_candidates():
+    tree = _C.DynamicTree(2, 0.0)
+    vocabulary = np.array([10, 11, 12, 13], np.int32)
+    assert tree.promised == 1.0
+    tree.add(np.array([[3, 0, 1]], np.int32), np.array([[0.5, 0.3, 0.1]], np.float32), vocabulary)
+    assert tree.promised == pytest.approx(0.8) and tree.open().tolist() == [0, 0] and tree.tokens.tolist() == [13, 10]
+    tree.add(np.array([[1, 2, -1], [0, 3, 1]], np.int32), np.array([[0.1, 0.05, 0.0], [0.25, 0.02, 0.01]], np.float32), vocabulary)
+    assert tree.levels == 2 and tree.open().tolist() == [0, 1]
+    assert tree.tokens.tolist() == [13, 10, 11, 10] and tree.parents.tolist() == [-1, -1, 0, 1] and tree.open_scores.tolist() == pytest.approx([0.1, 0.25])
+    draft = Draft(*tree.best(4))
+    assert set(paths(draft)) == {(13,), (10,), (11,), (10, 10)}
+    assert len(Draft(*tree.best(100))) == 8
+    with pytest.raises(ValueError, match="candidate 4 is outside the draft vocabulary 0 .. 3"):
+        tree.add(np.array([[4], [0]], np.int32), np.ones((2, 1), np.float32), vocabulary)
+    with pytest.raises(ValueError, match=r"must be \[2, k\]"):
+        tree.add(np.array([[1, 2, 3]], np.int32), np.ones((1, 3), np.float32), vocabulary)
+    pruned = _C.DynamicTree(4, 0.2)
+    pruned.add(np.array([[0, 1]], np.int32), np.array([[0.7, 0.1]], np.float32), vocabulary)
+    assert len(pruned.open()) == 1

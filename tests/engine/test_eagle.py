@@ -52,6 +52,10 @@ def write(folder, tensors, **changes):
     return folder
 
 
+def nodes(tokens, parents) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(tokens, np.int32), np.asarray(parents, np.int32)
+
+
 def plain_head(tensors, features: torch.Tensor, words: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The head over a chain in readable torch: features [T, F] (from some position on: own outputs [T, H]), embeddings [T, H] -> outputs, logits."""
     tensors = {name.replace("midlayer.", "layers.0."): t for name, t in tensors.items()}
@@ -100,8 +104,7 @@ def test_a_chain_of_drafts_is_that_of_readable_torch(model, tmp_path, make, make
     torch.testing.assert_close(logits[0], want[-1], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(hidden[0], out[-1], rtol=1e-4, atol=1e-4)
     for level in range(2):
-        nodes = (drafts[: level + 1], list(range(-1, level)))
-        hidden, logits = head.grow(cache, [0], [8], [nodes], [level], hidden)
+        hidden, logits = head.grow(cache, [0], [8], [nodes(drafts[: level + 1], range(-1, level))], [1], hidden)
         own = out[-1:] if make is eagle3 else fused(tensors, out[-1:], words[8 + level : 9 + level])
         entered = torch.cat([entered, own])
         out, want = plain_head(tensors, entered, words[: 9 + level], rows)
@@ -116,8 +119,8 @@ def test_branches_see_their_own_path_alone(model, tmp_path):
     def grown(tree, paths):
         cache = head.transformer.new_cache(1, 16)
         root, _ = head.follow(cache, [0], [0], [text[1:]], features)
-        first, _ = head.grow(cache, [0], [5], [(tree[0][: paths[0]], tree[1][: paths[0]])], [0], root.repeat(paths[0], 1))
-        return head.grow(cache, [0], [5], [tree], [paths[0]], first[[tree[1][i] for i in range(paths[0], len(tree[0]))]])[1]
+        first, _ = head.grow(cache, [0], [5], [nodes(tree[0][: paths[0]], tree[1][: paths[0]])], [paths[0]], root.repeat(paths[0], 1))
+        return head.grow(cache, [0], [5], [nodes(*tree)], [len(tree[0]) - paths[0]], first[[tree[1][i] for i in range(paths[0], len(tree[0]))]])[1]
 
     together = grown(([a, b, c, d, c], [-1, -1, 0, 1, 1]), [2])
     assert torch.equal(together[0], grown(([a, c], [-1, 0]), [1])[0])
@@ -174,7 +177,7 @@ def test_a_tree_holds_the_most_probable_paths(model, tmp_path):
     law = logits[0].softmax(-1)
     chances = {(int(head.vocabulary[i]),): float(law[i]) for i in law.topk(6).indices.tolist()}
     for i in law.topk(6).indices.tolist():
-        _, below = head.grow(cache, [0], [5], [([int(head.vocabulary[i])], [-1])], [0], root)
+        _, below = head.grow(cache, [0], [5], [nodes([int(head.vocabulary[i])], [-1])], [1], root)
         chances |= {(int(head.vocabulary[i]), int(head.vocabulary[j])): float(law[i] * p) for j, p in enumerate(below[0].softmax(-1))}
     best = sorted(chances.items(), key=lambda item: -item[1])[: len(draft)]
     paths = []

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -142,7 +143,7 @@ def test_what_is_exported_drafts_as_it_did_in_training(model, tmp_path):
     cache = head.transformer.new_cache(1, 16)
     out, logits = head.follow(cache, [0], [0], [tokens[1:]], head.features(hidden[:11].float().permute(1, 0, 2)))
     torch.testing.assert_close(logits[0], want[0][0, -1] @ run.target.rows[run.vocabulary].T, rtol=1e-3, atol=1e-3)
-    _, logits = head.grow(cache, [0], [11], [([0], [-1])], [0], out)
+    _, logits = head.grow(cache, [0], [11], [(np.zeros(1, np.int32), np.full(1, -1, np.int32))], [1], out)
     torch.testing.assert_close(logits[0], want[1][0, -1] @ run.target.rows[run.vocabulary].T, rtol=1e-3, atol=1e-3)
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 
-from fastdecode import ops
+from fastdecode import _C, ops
 from fastdecode.ops.tree_expand import MAX_CHILDREN
 from fastdecode.speculative.drafters.base import Budget
 from fastdecode.speculative.eagle_head import CHUNK, EagleHead
-from fastdecode.speculative.tree import Draft, merge
+from fastdecode.speculative.tree import Draft
 from fastdecode.targets.base import TargetModel
 
 
@@ -76,10 +76,10 @@ class EagleDrafter:
     def level_seconds(self, repeats: int = 5) -> float:
         """Seconds of one level of a tree of full width, the fastest of some."""
         cache, hidden = self.head.transformer.new_cache(1, 64), torch.zeros(self.width, self.head.width)
-        trees, fastest = [([0] * self.width, [-1] * self.width)], float("inf")
+        trees, fastest = [(np.zeros(self.width, np.int32), np.full(self.width, -1, np.int32))], float("inf")
         for _ in range(repeats):
             start = time.perf_counter()
-            _, logits = self.head.grow(cache, [0], [0], trees, [0], hidden)
+            _, logits = self.head.grow(cache, [0], [0], trees, [self.width], hidden)
             ops.tree_expand(logits, torch.ones(self.width), min(self.width, logits.shape[1]))
             fastest = min(fastest, time.perf_counter() - start)
         return fastest
@@ -107,29 +107,41 @@ class EagleDrafter:
         known.gap = shared - known.length
 
     def propose(self, state: _State, rows: Sequence[int], budgets: Sequence[Budget]) -> list[Draft]:
-        trees = {r: _Tree(min(b.depth, self.num_tokens), b, self.width) for r, b in zip(rows, budgets) if b.nodes > 0 and state.rows[r].unread}
-        growing = {r: tree for r, tree in trees.items() if tree.growing}
-        if growing:
-            self._grow(state, growing)
-        return [growing[r].draft() if r in growing else Draft.empty() for r in rows]
+        budget = dict(zip(rows, budgets))
+        trees = {r: _C.DynamicTree(self.width, b.min_score) for r, b in budget.items() if b.nodes > 0 and state.rows[r].unread}
+        trees = {r: tree for r, tree in trees.items() if self._worthwhile(tree, budget[r])}
+        if trees:
+            self._grow(state, trees, budget)
+        return [Draft(*trees[r].best(budget[r].nodes)) if r in trees else Draft.empty() for r in rows]
 
-    def _grow(self, state: _State, trees: dict[int, "_Tree"]) -> None:
-        rows = list(trees)
+    def _worthwhile(self, tree: "_C.DynamicTree", budget: Budget) -> bool:
+        """Whether another level is allowed and promises enough, beside what other drafts have found there."""
+        level = tree.levels
+        covered = budget.covered[level] if level < len(budget.covered) else 0.0
+        return level < min(budget.depth, self.num_tokens) and tree.promised * (1 - covered) > budget.least
+
+    def _grow(self, state: _State, trees: dict[int, "_C.DynamicTree"], budget: dict[int, Budget]) -> None:
+        rows, counts = list(trees), [1] * len(trees)
         hidden, logits = self._read_text(state, rows)
-        ids, scores = self._children(logits, torch.ones(len(rows)))
-        for b, r in enumerate(rows):
-            trees[r].add(np.array([-1]), ids[b : b + 1], scores[b : b + 1])
-        above = {r: hidden[b : b + 1] for b, r in enumerate(rows)}  # outputs at the nodes of the last level, and the text's end
-        while rows := [r for r in rows if trees[r].growing]:
-            parents = torch.cat([above[r][trees[r].open()] for r in rows])  # [M, width]
-            counts = [len(trees[r].frontier) for r in rows]
-            hidden, logits = self.head.grow(state.cache, rows, [state.rows[r].length for r in rows], [trees[r].nodes for r in rows], [len(trees[r].nodes[0]) - n for r, n in zip(rows, counts)], parents)
-            ids, scores = self._children(logits, torch.from_numpy(np.concatenate([trees[r].frontier_scores for r in rows])))
-            begin = 0
-            for r, n in zip(rows, counts):
-                part = slice(begin, begin + n)
-                trees[r].add(trees[r].frontier, ids[part], scores[part])
-                above[r], begin = hidden[part], begin + n
+        scores = torch.ones(len(rows))
+        while True:
+            above = self._add_level([trees[r] for r in rows], counts, hidden, logits, scores)
+            above = {r: part for r, part in zip(rows, above) if self._worthwhile(trees[r], budget[r])}
+            if not above:
+                return
+            rows = list(above)
+            parents = torch.cat([above[r][torch.from_numpy(trees[r].open()).long()] for r in rows])  # [M, width]
+            scores = [trees[r].open_scores for r in rows]
+            counts = [len(s) for s in scores]
+            hidden, logits = self.head.grow(state.cache, rows, [state.rows[r].length for r in rows], [(trees[r].tokens, trees[r].parents) for r in rows], counts, parents)
+            scores = torch.from_numpy(np.concatenate(scores))
+
+    def _add_level(self, trees: Sequence["_C.DynamicTree"], counts: Sequence[int], hidden: torch.Tensor, logits: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Candidates below the last counts[b] nodes of every tree (at first: behind the text); returns the outputs [counts[b], width] at these."""
+        ids, children = ops.tree_expand(logits, scores, min(self.width, logits.shape[1]))
+        for tree, tree_ids, tree_children in zip(trees, ids.split(counts), children.split(counts)):
+            tree.add(tree_ids.numpy(), tree_children.numpy(), self.head.vocabulary)
+        return hidden.split(counts)
 
     def _read_text(self, state: _State, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Brings the head up to the pending tokens."""
@@ -142,12 +154,6 @@ class EagleDrafter:
             k.unread = []
         return result
 
-    def _children(self, logits: torch.Tensor, scores: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Target ids int32 [M, k] (-1: none) and path probabilities [M, k]."""
-        columns, values = ops.tree_expand(logits, scores, min(self.width, logits.shape[1]))
-        columns = columns.numpy()
-        return np.where(columns < 0, -1, self.head.vocabulary[columns]), values.numpy()
-
     def observe(self, state: _State, row: int, tokens: Sequence[int]) -> None:
         """Nothing: the request holds its own tokens, `read` brings what the target made of them."""
 
@@ -157,55 +163,3 @@ class EagleDrafter:
     @staticmethod
     def _text(known: _Row) -> list[int]:
         return known.request.prompt + known.request.tokens
-
-
-class _Tree:
-    """The tree of one request while it grows: a pool of candidates, and among them the nodes that the head went on from."""
-
-    def __init__(self, depth: int, budget: Budget, width: int):
-        self.depth, self.budget, self.width, self.level = depth, budget, width, 0
-        self.tokens, self.parents, self.scores = np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32)
-        self.nodes: tuple[list[int], list[int]] = ([], [])  # tokens and parents of the nodes in the head's cache
-        self.place: dict[int, int] = {-1: -1}  # candidate -> node
-        self.frontier = np.array([-1])  # candidates of the last level that are nodes
-        self.next = self.frontier
-
-    @property
-    def growing(self) -> bool:
-        """Whether another level is allowed and promises enough."""
-        if self.level >= self.depth or not len(self.next):
-            return False
-        promised = float(self.scores[self.next].sum()) if self.level else 1.0
-        covered = self.budget.covered[self.level] if self.level < len(self.budget.covered) else 0.0
-        return promised * (1 - covered) > self.budget.least
-
-    @property
-    def frontier_scores(self) -> np.ndarray:
-        return self.scores[self.frontier]
-
-    def add(self, parents: np.ndarray, ids: np.ndarray, scores: np.ndarray) -> None:
-        """A level of candidates: ids and scores [M, k] below candidates [M]."""
-        keep = (ids.ravel() >= 0) & (scores.ravel() >= self.budget.min_score) & (scores.ravel() > 0)
-        first = len(self.tokens)
-        self.tokens = np.concatenate([self.tokens, ids.ravel()[keep].astype(np.int32)])
-        self.parents = np.concatenate([self.parents, np.repeat(parents, ids.shape[1])[keep].astype(np.int32)])
-        self.scores = np.concatenate([self.scores, scores.ravel()[keep]])
-        fresh = np.arange(first, len(self.tokens))
-        best = fresh[np.argsort(-self.scores[fresh], kind="stable")[: self.width]]
-        self.next = np.sort(best)
-        self.level += 1
-
-    def open(self) -> list[int]:
-        """Makes the best new candidates nodes; returns the places of their parents among the nodes of the level above."""
-        above = {int(c): i for i, c in enumerate(self.frontier)}
-        self.frontier = self.next
-        tokens, parents = self.nodes
-        for candidate in self.frontier.tolist():
-            parent = int(self.parents[candidate])
-            self.place[candidate] = len(tokens)
-            tokens.append(int(self.tokens[candidate]))
-            parents.append(self.place[parent])
-        return [above[int(self.parents[c])] for c in self.frontier]
-
-    def draft(self) -> Draft:
-        return merge([Draft(self.tokens, self.parents, self.scores)], self.budget.nodes)
