@@ -223,24 +223,6 @@ class NativeTarget:
         )  # fmt: skip
         return tapped, None if packed is None else _spread(packed, tree)[..., : self.vocab_size]
 
-    def read(self, tokens: Sequence[int], taps: Sequence[int], first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """One text from its beginning: hidden states before some layers, and logits from a position on.
-
-        Args:
-            tokens: ids of the text.
-            taps: as for `forward_layers`.
-
-        Returns:
-            float32 [taps, T, width] and float32 [T - first, V], the latter to be overwritten by the next call.
-        """
-        chain, count = _C.TokenSet(), len(tokens)
-        chain.add_chain(0, 0, list(tokens))
-        chain.want(np.arange(first, count, dtype=np.int32))
-        tapped, columns = torch.empty(len(taps), count, self.width), (self.vocab_size + 15) // 16 * 16
-        packed = self._buffer(count - first, columns)
-        self.transformer.forward(self.transformer.new_cache(1, count), chain, taps=list(taps), tapped=tapped.data_ptr(), logits=packed.data_ptr(), ld=columns)
-        return tapped, packed[:, : self.vocab_size]
-
     def new_slots(self, rows: int, length: int) -> "_C.KvCache":
         return self.transformer.new_cache(rows, length)
 

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastdecode.speculative.eagle_head import digest
+from fastdecode.training.cross_entropy import cross_entropy
 from fastdecode.training.masked_transformer import rotate
 from fastdecode.training.run import ResumableRun
 
@@ -229,7 +230,7 @@ class EagleRun(ResumableRun):
             weight = weights.gather(1, at).flatten()
             kept = weight > 0
             law = laws.flatten(0, 1)[(at + torch.arange(len(batch))[:, None] * laws.shape[1]).flatten()[kept]]
-            entropy = _cross_entropy(F.linear(step_normed.flatten(0, 1)[kept].bfloat16(), self.rows), law)
+            entropy = cross_entropy(F.linear(step_normed.flatten(0, 1)[kept].bfloat16(), self.rows), law)
             total = total + recipe.decay**i * (entropy * weight[kept]).sum() / weight.sum().clamp(min=1)
             rates += recipe.decay**i
         return total / rates
@@ -278,25 +279,3 @@ class EagleRun(ResumableRun):
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
         config = {"architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama", **asdict(self.model.shape), "vocab_size": len(self.target.rows), "num_hidden_layers": 1, "fastdecode_target": digest(self.target.norm), "eagle_config": {"eagle_aux_hidden_state_layer_ids": [tap - 1 for tap in self.recipe.taps]}}
         (directory / "config.json").write_text(json.dumps(config, indent=1))
-
-
-class _CrossEntropy(torch.autograd.Function):
-    """-(law * log_softmax(logits)).sum(-1) with bfloat16 intermediates, which are large."""
-
-    @staticmethod
-    def forward(ctx, logits, law):
-        top, at = logits.max(-1, keepdim=True)
-        probs = logits.softmax(-1)
-        log_z = top.float() - probs.gather(-1, at).float().log()
-        ctx.save_for_backward(probs, law)
-        return log_z[:, 0] - (law * logits).sum(-1, dtype=torch.float32)
-
-    @staticmethod
-    def backward(ctx, grad):
-        probs, law = ctx.saved_tensors
-        return (probs - law).mul_(grad[:, None].to(probs.dtype)), None
-
-
-def _cross_entropy(logits: torch.Tensor, law: torch.Tensor) -> torch.Tensor:
-    """[N] from logits [N, V] and laws [N, V] that sum to 1."""
-    return _CrossEntropy.apply(logits, law)

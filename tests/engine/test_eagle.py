@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from fastdecode import SpeculativeGenerator
 from fastdecode.speculative.drafters import CompositeDrafter, EagleDrafter, SuffixDrafter
 from fastdecode.speculative.eagle_head import EagleHead
+from fastdecode.speculative.tree import Draft, DraftTree
 from fastdecode.targets.hf import HFTarget
 from fastdecode.targets.native import NativeTarget
 from tests.models import random_prompt, small_model
@@ -84,6 +85,23 @@ def fused(tensors, given: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def model():
     return small_model(num_hidden_layers=8)
+
+
+@pytest.mark.parametrize("make_target", [NativeTarget, HFTarget])
+def test_targets_give_their_hidden_states(model, make_target):
+    target, tokens, taps = make_target(model), random_prompt(300, seed=3), (0, 2, 8)
+    state, kept = target.new_state(2, 320, taps), []
+    target.prefill(state, 0, tokens[:280], kept.append)
+    state.copy_row(0, 1)
+    draft = Draft.chain(tokens[281:], [1.0] * 19)
+    target.forward(state, [0, 1], DraftTree.build([tokens[280]] * 2, [draft, Draft.empty()]))
+    hidden = torch.cat([*kept, state.hidden], 1)
+    assert hidden.shape == (3, 301, HIDDEN) and torch.allclose(hidden[:, 300], hidden[:, 280], rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        states = model(torch.tensor([tokens]), output_hidden_states=True, use_cache=False).hidden_states
+    for got, layer in zip(hidden[:2, :300], taps):
+        torch.testing.assert_close(got, states[layer][0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(model.model.norm(hidden[2, :300]), states[8][0], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("make", [eagle1, eagle3])

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from fastdecode.speculative.eagle_head import EagleHead as CompiledHead
 from fastdecode.targets.native import NativeTarget
+from fastdecode.training.cross_entropy import cross_entropy
 from fastdecode.training.eagle import EagleHead, EagleRun, HeadShape, Recipe, Target, draft_vocabulary, feature_scale
 from tests.models import random_prompt, small_model
 from tests.threads import one_thread  # noqa: F401
@@ -33,7 +34,9 @@ def conversations(model, count: int = 6) -> list:
     native, data = NativeTarget(model), []
     for i in range(count):
         tokens = random_prompt(19 + 2 * i, seed=i)
-        data.append((torch.tensor(tokens, dtype=torch.int32), native.read(tokens, TAPS)[0].permute(1, 0, 2).bfloat16(), 2, 5 + i))
+        kept: list[torch.Tensor] = []
+        native.prefill(native.new_state(1, 64, TAPS), 0, tokens, kept.append)
+        data.append((torch.tensor(tokens, dtype=torch.int32), kept[0].permute(1, 0, 2).bfloat16(), 2, 5 + i))
     return data
 
 
@@ -48,14 +51,15 @@ def head_of(scale: float = 1.0) -> EagleHead:
     return EagleHead(SHAPE, target, target.rows[:40], torch.full((192,), scale)).eval()
 
 
-def test_reading_a_text_gives_hidden_states_and_logits(model):
-    target, tokens = NativeTarget(model), random_prompt(12, seed=3)
-    with torch.inference_mode():
-        want = model(torch.tensor([tokens]), output_hidden_states=True, use_cache=False)
-    hidden, logits = target.read(tokens, [0, 2], first=4)
-    torch.testing.assert_close(logits, want.logits[0, 4:], rtol=1e-4, atol=1e-4)
-    for got, layer in zip(hidden, (0, 2)):
-        torch.testing.assert_close(got, want.hidden_states[layer][0], rtol=1e-4, atol=1e-4)
+def test_cross_entropy_and_its_gradient_are_those_of_torch():
+    logits, law = torch.randn(5, 40, requires_grad=True), torch.randn(5, 40).softmax(-1)
+    weight = torch.rand(5)
+    (cross_entropy(logits, law) * weight).sum().backward()
+    got, logits.grad = logits.grad, None
+    want = -(law * logits.log_softmax(-1)).sum(-1)
+    torch.testing.assert_close(cross_entropy(logits, law), want, rtol=1e-5, atol=1e-5)
+    (want * weight).sum().backward()
+    torch.testing.assert_close(got, logits.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_unrolled_steps_are_those_of_drafting_one_by_one():
