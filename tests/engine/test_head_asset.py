@@ -12,7 +12,7 @@ from fastdecode.benchmark import chat_ids
 from fastdecode.speculative.drafters import CompositeDrafter, EagleDrafter, SuffixDrafter, make_drafter
 from fastdecode.training.on_policy import TurnFilter
 from tests.models import small_model
-from tests.smollm2 import checkpoint
+from tests.smollm2 import path
 from tests.threads import one_thread  # noqa: F401
 
 HEAD = assets.find("heads") / "smollm2-135m-instruct"
@@ -21,7 +21,7 @@ QUESTIONS = ["A farmer has 17 sheep and buys 25 more. How many sheep does he hav
 
 @pytest.fixture(scope="module")
 def generator():
-    return SpeculativeGenerator.from_pretrained(str(checkpoint()), drafter="eagle", dtype="bfloat16")
+    return SpeculativeGenerator.from_pretrained(path(), drafter="eagle", dtype="bfloat16")
 
 
 def test_it_is_small_and_says_where_it_comes_from():
