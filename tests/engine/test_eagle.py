@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from fastdecode import SpeculativeGenerator
+from fastdecode.errors import UnsupportedModelError
 from fastdecode.speculative.drafters import CompositeDrafter, EagleDrafter, SuffixDrafter
 from fastdecode.speculative.eagle_head import EagleHead
 from fastdecode.speculative.tree import Draft, DraftTree
@@ -234,6 +235,13 @@ def test_wrong_heads_are_refused(model, tmp_path):
     far = eagle3() | {"d2t": torch.full((DRAFTS,), 200)}
     with pytest.raises(ValueError, match="d2t maps to token"):
         EagleHead.load(write(tmp_path / "far", far), target)
+    drafter = EagleDrafter(write(tmp_path / "fits", eagle3()))
+    SpeculativeGenerator(model, drafter=drafter)
+    with pytest.raises(ValueError, match="make one per generator"):
+        SpeculativeGenerator(model, drafter=drafter)
+    bare = type("Bare", (), {name: lambda *a: None for name in ("new_state", "prefill", "forward", "commit")} | {"vocab_size": 259, "max_positions": None})()
+    with pytest.raises(UnsupportedModelError, match="Bare does not give any"):
+        SpeculativeGenerator(model, drafter=EagleDrafter(drafter.path), target=bare)
     with pytest.raises(ValueError, match="width=0 must be"):
         EagleDrafter(folder, width=0)
     with pytest.raises(TypeError, match="head is int"):

@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import snapshot_download
 
 from fastdecode import _C, ops
+from fastdecode.errors import UnsupportedModelError
 from fastdecode.ops.tree_expand import MAX_CHILDREN
 from fastdecode.speculative.drafters.base import Budget
 from fastdecode.speculative.eagle_head import CHUNK, EagleHead
@@ -60,10 +61,20 @@ class EagleDrafter:
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
                 raise ValueError(f"{name}={value!r} must be an integer from 1 to {most}")
         self.path, self.width, self.num_tokens = Path(head), width, num_tokens
+        self.target: TargetModel | None = None
         self.head: EagleHead | None = None
 
     def pair(self, target: TargetModel) -> None:
-        """Loads the head for this target."""
+        """Loads the head for this target.
+
+        Raises:
+            ValueError: it drafts for another target already. UnsupportedModelError: the target gives no hidden states.
+        """
+        if self.target is not None and self.target is not target:
+            raise ValueError("this EagleDrafter drafts for another generator's model already; make one per generator: EagleDrafter(path)")
+        if not hasattr(target, "layers") or not hasattr(target, "model"):
+            raise UnsupportedModelError(f"drafter eagle reads hidden states, and the target {type(target).__name__} does not give any: it has no `layers` (see TargetModel)")
+        self.target = target
         path = self.path
         if not path.exists() and len(path.parts) == 2:  # a hub name
             path = Path(snapshot_download(path.as_posix(), allow_patterns=["config.json", "model.safetensors"]))

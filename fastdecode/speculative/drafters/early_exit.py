@@ -59,6 +59,8 @@ class EarlyExitDrafter:
             raise ValueError("drafter early_exit runs parts of the model, which only the compiled runtime can; use target='native', or another drafter")
         if target.layers < 2 or (not self.adaptive and self.layer >= target.layers):
             raise ValueError(f"layer={self.layer} of early_exit is not below the model's {target.layers} layers")
+        if self.target is not None and self.target is not target:
+            raise ValueError("this EarlyExitDrafter drafts for another generator's model already; make one per generator")
         self.target = target
         if self.adaptive:
             layers = list(range(1, target.layers, max(1, target.layers // CANDIDATES)))
