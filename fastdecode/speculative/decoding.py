@@ -130,9 +130,11 @@ class Decoding:
         prompt, kept, state = self.requests[0].prompt, self.kept.tokens, self.kept.state
         self.kept.state = None  # taken: a second call that runs meanwhile starts afresh
         shared = next((i for i, (a, b) in enumerate(zip(kept, prompt[:-1])) if a != b), min(len(kept), len(prompt) - 1))
-        if state is None or shared == 0 or (self.taps and list(state.taps) != self.taps):
+        if state is None or shared == 0:
             return None
         state.lengths[0] = shared
+        if hasattr(state, "taps"):
+            state.taps = list(self.taps)  # an earlier call may have read other hidden states, or none
         if self.taps:
             self.drafter.resume(self.draft_state, 0, self.kept.draft_state, shared)
             self.target.prefill(state, 0, prompt[shared:-1], lambda hidden: self._reader(0, hidden))

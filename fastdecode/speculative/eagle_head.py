@@ -51,8 +51,8 @@ class EagleHead:
         self.native = target if isinstance(target, NativeTarget) else None
         self.model = target.model
         self.taps = self._taps(config, target.layers) if self.fuses else (target.layers,)
-        self.vocabulary = self._vocabulary(tensors, config)
-        self._check(tensors, config, target)
+        self.vocabulary = self._vocabulary(tensors)
+        self._check(tensors, target)
         self._norm = None if self.fuses else _final_norm(target)
         self.transformer = self._pack(tensors, _element(target))
         self.columns = (len(self.vocabulary) + 15) // 16 * 16
@@ -80,15 +80,16 @@ class EagleHead:
             raise ValueError(f"eagle_config.eagle_aux_hidden_state_layer_ids={named} does not ascend within the {layers} layers of the target; the head belongs to another model")
         return taps
 
-    def _vocabulary(self, tensors: dict[str, torch.Tensor], config: dict) -> np.ndarray:
+    def _vocabulary(self, tensors: dict[str, torch.Tensor]) -> np.ndarray:
         if "d2t" not in tensors:
             return np.arange(self.vocab_size, dtype=np.int32)
         ids = tensors["d2t"].long() + torch.arange(len(tensors["d2t"]))  # stored as distances
-        if int(ids.min()) < 0 or int(ids.max()) >= self.vocab_size:
-            raise ValueError(f"d2t maps to token {int(ids.max())}, the target's vocabulary is 0 .. {self.vocab_size - 1}; the head belongs to another model")
+        outside = ids[(ids < 0) | (ids >= self.vocab_size)]
+        if len(outside) or not len(ids):
+            raise ValueError(f"d2t maps to {f'token {int(outside[0])}' if len(outside) else 'nothing'}, the target's vocabulary is 0 .. {self.vocab_size - 1}; the head belongs to another model")
         return ids.int().numpy()
 
-    def _check(self, tensors: dict[str, torch.Tensor], config: dict, target: TargetModel) -> None:
+    def _check(self, tensors: dict[str, torch.Tensor], target: TargetModel) -> None:
         hidden = target.model.config.get_text_config(decoder=True).hidden_size
         if self.width != hidden:
             raise ValueError(f"hidden_size={self.width} of the head is not the target's {hidden}; the head belongs to another model")
@@ -198,7 +199,7 @@ class EagleHead:
         packed = torch.empty(wanted, self.columns) if logits else None
         tapped = torch.empty(1, count, self.width)
         if not self.fuses:  # every level fuses the embedding with what stands for the target's hidden state
-            words = torch.from_numpy(self._words(np.asarray(ids, np.int32)))
+            words = torch.from_numpy(self.transformer.embed(np.asarray(ids, np.int32)))
             features, hidden = torch.cat([words, features if hidden is None else hidden], -1), None
         features = None if features is None else features.float().contiguous()
         hidden = None if hidden is None else hidden.contiguous()
@@ -207,9 +208,6 @@ class EagleHead:
             hidden=0 if hidden is None else hidden.data_ptr(), taps=[1] if logits else [], tapped=tapped.data_ptr(),
         )  # fmt: skip
         return tapped[0], packed[:, : len(self.vocabulary)] if logits else None
-
-    def _words(self, ids: np.ndarray) -> np.ndarray:
-        return self.transformer.embed(ids)
 
 
 def is_head(path: str | Path) -> bool:

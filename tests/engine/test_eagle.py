@@ -172,6 +172,7 @@ def test_long_prompts_chats_and_pauses_keep_what_the_head_knows(model, tmp_path)
     assert row.position == generator._kept.state.lengths[0] - 1 or row.length > 420
     generator.generate(turn + [5], max_new_tokens=4, speculate=False)
     after = generator.generate(turn + [5, 6], max_new_tokens=6, speculate=8)
+    assert after.stats.reused_tokens > 420  # the call without drafts kept no hidden states, but keys and values
     assert after.token_ids == fresh.generate(turn + [5, 6], max_new_tokens=6, speculate=8).token_ids
 
 
