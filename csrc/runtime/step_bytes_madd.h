@@ -11,8 +11,6 @@
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
 
-static const int kByteRows = 1, kBytePanels = 2;
-
 static inline __m256i broadcast4(const int8_t* p) {
   int bytes;
   memcpy(&bytes, p, sizeof bytes);
@@ -29,7 +27,7 @@ static inline void add_halves(const __m256i (&sums)[4], int32_t* out) {
 }
 
 template <int R, int P>
-static void byte_dots(const PanelGemm& g, int64_t row, int64_t panel, int32_t (&high)[R][P * kPanel], int32_t (&low)[R][P * kPanel]) {
+static void byte_dots(const PanelGemm& g, int64_t row, int64_t panel, int32_t* high, int32_t* low) {
   for (int r = 0; r < R; ++r) {
     const int8_t *a = static_cast<const int8_t*>(g.a) + (row + r) * g.lda, *b = a + g.depth;
     for (int p = 0; p < P; ++p) {
@@ -44,8 +42,8 @@ static void byte_dots(const PanelGemm& g, int64_t row, int64_t panel, int32_t (&
           sums[1][q] = _mm256_add_epi32(sums[1][q], _mm256_madd_epi16(weights, y));
         }
       }
-      add_halves(sums[0], high[r] + p * kPanel);
-      add_halves(sums[1], low[r] + p * kPanel);
+      add_halves(sums[0], high + r * kStrip + p * kPanel);
+      add_halves(sums[1], low + r * kStrip + p * kPanel);
     }
   }
 }

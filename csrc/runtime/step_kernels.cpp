@@ -5,7 +5,20 @@
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
 
-static const int kRows = 2, kPanels = 2, kByteRows = 1, kBytePanels = 2;
+template <class T>
+struct Shape;
+template <>
+struct Shape<float> {
+  static const int rows = 2, sums = 2;
+};
+template <>
+struct Shape<uint16_t> {
+  static const int rows = 2, sums = 2;
+};
+template <>
+struct Shape<int8_t> {
+  static const int rows = 1, sums = 2;
+};
 
 struct Pair {
   float even, odd;
@@ -21,7 +34,7 @@ static inline F load_integers(const int32_t* p) { return float(*p); }
 
 // Sums over the depth of weights (128 added) times high and low bytes of the inputs.
 template <int R, int P>
-static void byte_dots(const PanelGemm& g, int64_t row, int64_t panel, int32_t (&high)[R][P * kPanel], int32_t (&low)[R][P * kPanel]) {
+static void byte_dots(const PanelGemm& g, int64_t row, int64_t panel, int32_t* high, int32_t* low) {
   for (int r = 0; r < R; ++r) {
     const int8_t *a = static_cast<const int8_t*>(g.a) + (row + r) * g.lda, *b = a + g.depth;
     for (int p = 0; p < P; ++p) {
@@ -33,8 +46,8 @@ static void byte_dots(const PanelGemm& g, int64_t row, int64_t panel, int32_t (&
           sums[0] += weight * a[k];
           sums[1] += weight * b[k];
         }
-        high[r][p * kPanel + c] = sums[0];
-        low[r][p * kPanel + c] = sums[1];
+        high[r * kStrip + p * kPanel + c] = sums[0];
+        low[r * kStrip + p * kPanel + c] = sums[1];
       }
     }
   }

@@ -12,7 +12,19 @@ constexpr int64_t kPanel = 16;  // columns of packed weights (or keys) that lie 
 constexpr int64_t kDepth = 64;  // the inner dimension is padded to a multiple of this,
 constexpr int64_t kKeyDepth = 32;  // and that of keys, which are never bytes, to one of this
 
-constexpr int64_t kAhead = 1536;  // bytes by which the products ask for weights before they need them
+constexpr int64_t kStripPanels = 4, kStrip = kStripPanels * kPanel;  // columns whose sums are finished together
+
+// Bytes by which the products ask for weights before they need them, into the second level of the cache: it can wait for more
+// lines at once than the first.
+constexpr int64_t kAhead = 4096;
+
+// The rows of a tile are addressed as four at a time from one pointer; left alone, compilers keep one pointer per row and run
+// out of registers.
+template <class P>
+__attribute__((always_inline)) inline P own_register(P pointer) {
+  asm("" : "+r"(pointer));
+  return pointer;
+}
 
 enum class Element { f32 = 0, bf16 = 1, i8 = 2 };  // of weights; f32 and bf16 also of keys, values and the inputs of products
 

@@ -9,7 +9,12 @@
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
 
-static const int kRows = 8, kPanels = 2;  // of the float products, which stay with vectors
+template <class T>
+struct Shape;
+template <>
+struct Shape<float> {
+  static const int rows = 28, sums = 2;  // the float products stay with vectors
+};
 
 static void tile_gemm(const PanelGemm& g);
 static void byte_tile_gemm(const PanelGemm& g);
@@ -28,7 +33,7 @@ static const int64_t kTile = 16;
 
 // Sums of up to 32 rows and P panels. Every sum takes the depth in the same steps, whatever the number of rows.
 template <int P, bool Both>
-static void tile_sums(const PanelGemm& g, int64_t row, int64_t panel, float (&sums)[2 * kTile][2 * kTile]) {
+static void tile_sums(const PanelGemm& g, int64_t row, int64_t panel, float (&sums)[2 * kTile][kStrip]) {
   FD_TILE_ZERO(0);
   if (P > 1) FD_TILE_ZERO(1);
   if (Both) FD_TILE_ZERO(2);
@@ -54,16 +59,12 @@ static void tile_sums(const PanelGemm& g, int64_t row, int64_t panel, float (&su
 
 template <int P>
 static void tile_block(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel) {
-  alignas(64) float sums[2 * kTile][2 * kTile];
+  alignas(64) float sums[2 * kTile][kStrip];
   if (rows > kTile)
     tile_sums<P, true>(g, row, panel, sums);
   else
     tile_sums<P, false>(g, row, panel, sums);
-  for (int64_t r = 0; r < rows; ++r) {
-    F acc[1][P];
-    for (int p = 0; p < P; ++p) acc[0][p] = load(sums[r] + p * kPanel);
-    finish_tile<uint16_t, 1, P>(g, row + r, panel, acc);
-  }
+  finish<uint16_t>(g, row, rows, panel, P, sums);
 }
 
 static void tile_gemm(const PanelGemm& g) {
@@ -97,17 +98,13 @@ static void byte_tile_block(const PanelGemm& g, int64_t row, int64_t rows, int64
     FD_TILE_DOT_BYTES(1, 4, 7);
     FD_TILE_DOT_BYTES(3, 5, 7);
   }
-  int32_t high[kTile][P * kPanel], low[kTile][P * kPanel];
+  int32_t high[kTile][kStrip], low[kTile][kStrip];
+  float sums[kTile][kStrip];
   FD_TILE_STORE(0, high[0], sizeof high[0]);
   FD_TILE_STORE(2, low[0], sizeof low[0]);
   if (P > 1) FD_TILE_STORE(1, high[0] + kPanel, sizeof high[0]);
   if (P > 1) FD_TILE_STORE(3, low[0] + kPanel, sizeof low[0]);
-  for (int64_t r = 0; r < rows; ++r) {
-    int32_t one[2][1][P * kPanel];
-    memcpy(one[0], high[r], sizeof one[0]);
-    memcpy(one[1], low[r], sizeof one[1]);
-    finish_bytes<1, P>(g, row + r, panel, one[0], one[1]);
-  }
+  finish_bytes(g, row, rows, panel, P, high, low, sums);
 }
 
 static void byte_tile_gemm(const PanelGemm& g) {

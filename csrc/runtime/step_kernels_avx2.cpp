@@ -5,7 +5,20 @@
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
 
-static const int kRows = 3, kPanels = 2;  // 12 sums, 1 or 2 weights and inputs: 16 registers
+template <class T>
+struct Shape;
+template <>
+struct Shape<float> {
+  static const int rows = 6, sums = 4;  // 12 vectors of sums, 2 of weights, 1 of inputs
+};
+template <>
+struct Shape<uint16_t> {
+  static const int rows = 5, sums = 4;  // 10 vectors of sums, 4 halves of weights, 2 of inputs
+};
+template <>
+struct Shape<int8_t> {
+  static const int rows = 1, sums = 2;
+};
 
 struct Pair {
   F even, odd;

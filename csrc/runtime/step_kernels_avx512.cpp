@@ -5,7 +5,20 @@
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
 
-static const int kRows = 8, kPanels = 2;  // 16 sums, 4 halves of weights, 2 of inputs
+template <class T>
+struct Shape;
+template <>
+struct Shape<float> {
+  static const int rows = 28, sums = 2;
+};
+template <>
+struct Shape<uint16_t> {
+  static const int rows = 12, sums = 24;  // 24 vectors of sums, 4 halves of weights, 2 of inputs
+};
+template <>
+struct Shape<int8_t> {
+  static const int rows = 1, sums = 2;
+};
 
 struct Pair {
   F even, odd;

@@ -6,7 +6,20 @@
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
 
-static const int kRows = 6, kPanels = 4;  // 24 sums, 4 weights, 1 input
+template <class T>
+struct Shape;
+template <>
+struct Shape<float> {
+  static const int rows = 28, sums = 2;  // 28 vectors of sums, 2 of weights; inputs are broadcast as they are read
+};
+template <>
+struct Shape<uint16_t> {
+  static const int rows = 28, sums = 2;
+};
+template <>
+struct Shape<int8_t> {
+  static const int rows = 14, sums = 2;  // sums of high and of low bytes
+};
 
 }  // namespace FD_SIMD_NAMESPACE
 }  // namespace fastdecode

@@ -1,6 +1,7 @@
 // Bodies of step_kernels.h, compiled once per instruction set. Needs a simd_*.h and, for both element types: Weights, Inputs,
-// load_weights(const T*), broadcast(const T*), dot(F, Inputs, Weights), load_elements(const T*) -> F, store_elements(T*, F),
-// kRows, kPanels, and for int8: load_integers(const int32_t*) -> F, byte_dots, kByteRows, kBytePanels.
+// load_weights(const T*), broadcast(const T*), dot(F, Inputs, Weights), load_elements(const T*) -> F, store_elements(T*, F), and
+// for int8: load_integers(const int32_t*) -> F, byte_dots; Shape<T>: most rows at a time, and the sums (rows x panels) that keep
+// the arithmetic busy.
 #include <cfloat>
 #include <cmath>
 
@@ -38,116 +39,127 @@ static inline F gelu(F a) {
   return mul(a, sigmoid(mul(cubic, set1(1.5957691216f))));
 }
 
-template <class T, int R, int P>
-static inline void finish_tile(const PanelGemm& g, int64_t row, int64_t panel, F (&acc)[R][P * kVectors]) {
-  if (g.bias) {
-    for (int j = 0; j < P * kVectors; ++j) {
-      const F bias = load(g.bias + panel * kPanel + j * kLanes);
-      for (int r = 0; r < R; ++r) acc[r][j] = add(acc[r][j], bias);
-    }
-  }
-  for (int r = 0; r < R; ++r) {
+// Bias and epilogue of the sums of some rows and of `count` panels.
+template <class T>
+static void finish(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel, int64_t count, float (*sums)[kStrip]) {
+  const int64_t columns = count * kPanel;
+  for (int64_t r = 0; r < rows; ++r) {
+    float* s = sums[r];
+    if (g.bias)
+      for (int64_t c = 0; c < columns; c += kLanes) store(s + c, add(load(s + c), load(g.bias + panel * kPanel + c)));
     if (g.epilogue == Epilogue::store || g.epilogue == Epilogue::add) {
       float* out = g.out + (row + r) * g.ldo + panel * kPanel;
-      for (int j = 0; j < P * kVectors; ++j) store(out + j * kLanes, g.epilogue == Epilogue::add ? add(load(out + j * kLanes), acc[r][j]) : acc[r][j]);
+      for (int64_t c = 0; c < columns; c += kLanes) store(out + c, g.epilogue == Epilogue::add ? add(load(out + c), load(s + c)) : load(s + c));
     } else {
       T* out = static_cast<T*>(g.gated) + (row + r) * g.ld_gated + panel / 2 * kPanel;
-      for (int j = 0; j + kVectors < P * kVectors; j += 2 * kVectors)
-        for (int v = 0; v < kVectors; ++v) {
-          const F gate = acc[r][j + v], up = acc[r][j + kVectors + v];
-          store_elements(out + j / 2 * kLanes + v * kLanes, mul(g.epilogue == Epilogue::silu ? silu(gate) : gelu(gate), up));
+      for (int64_t c = 0; c + kPanel < columns; c += 2 * kPanel)
+        for (int64_t i = 0; i < kPanel; i += kLanes) {
+          const F gate = load(s + c + i), up = load(s + c + kPanel + i);
+          store_elements(out + c / 2 + i, mul(g.epilogue == Epilogue::silu ? silu(gate) : gelu(gate), up));
         }
     }
   }
 }
 
+// Sums of R rows and P panels. With many rows one panel is enough: its weights are read once, as one stream, and the products
+// of all rows hide the time that they take to come.
 template <class T, int R, int P>
-static void tile(const PanelGemm& g, int64_t row, int64_t panel) {
-  F acc[R][P * kVectors];
+static void dots(const PanelGemm& g, int64_t row, int64_t panel, float* sums) {
+  constexpr int vectors = P * kVectors, steps = vectors == 1 ? 2 : 1;
+  F acc[R][vectors];
   for (int r = 0; r < R; ++r)
-    for (int j = 0; j < P * kVectors; ++j) acc[r][j] = set1(0);
+    for (int j = 0; j < vectors; ++j) acc[r][j] = set1(0);
   const char* a = static_cast<const char*>(g.a) + row * g.lda;
   const int64_t stride = kPanel * g.depth;
   const T* w = static_cast<const T*>(g.w) + panel * stride;
-  for (int64_t k = 0; k < g.depth; k += Pack<T>::step) {
-    decltype(load_weights(w)) weights[P * kVectors];
-#pragma GCC unroll 8
-    for (int p = 0; p < P; ++p)
+  for (int64_t k = 0; k < g.depth; k += steps * Pack<T>::step) {
+    decltype(load_weights(w)) weights[steps][vectors];
+#pragma GCC unroll 2
+    for (int t = 0; t < steps; ++t)
 #pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) {
-        const T* next = w + p * stride + k * kPanel + v * kLanes * Pack<T>::step;
-        __builtin_prefetch(reinterpret_cast<const char*>(next) + kAhead);
-        weights[p * kVectors + v] = load_weights(next);
+      for (int j = 0; j < vectors; ++j) {
+        const T* next = w + j / kVectors * stride + (k + t * Pack<T>::step) * kPanel + j % kVectors * kLanes * Pack<T>::step;
+        __builtin_prefetch(reinterpret_cast<const char*>(next) + kAhead, 0, 2);
+        weights[t][j] = load_weights(next);
       }
-#pragma GCC unroll 16
+    const char* four = a + k * int64_t(sizeof(T));
+#pragma GCC unroll 32
     for (int r = 0; r < R; ++r) {
-      const auto x = broadcast(reinterpret_cast<const T*>(a + r * g.lda) + k);
+      if (r % 4 == 0) four = own_register(r ? four + 4 * g.lda : four);
+#pragma GCC unroll 2
+      for (int t = 0; t < steps; ++t) {
+        const auto x = broadcast(reinterpret_cast<const T*>(four + r % 4 * g.lda) + t * Pack<T>::step);
 #pragma GCC unroll 16
-      for (int j = 0; j < P * kVectors; ++j) acc[r][j] = dot(acc[r][j], x, weights[j]);
+        for (int j = 0; j < vectors; ++j) acc[r][j] = dot(acc[r][j], x, weights[t][j]);
+      }
     }
   }
-  finish_tile<T, R, P>(g, row, panel, acc);
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < vectors; ++j) store(sums + r * kStrip + j * kLanes, acc[r][j]);
 }
 
 // From the exact sums over high and low bytes to the product.
-template <int R, int P>
-static void finish_bytes(const PanelGemm& g, int64_t row, int64_t panel, const int32_t (&high)[R][P * kPanel], const int32_t (&low)[R][P * kPanel]) {
-  F acc[R][P * kVectors];
-  for (int r = 0; r < R; ++r) {
+static void finish_bytes(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel, int64_t count, const int32_t (*high)[kStrip], const int32_t (*low)[kStrip], float (*sums)[kStrip]) {
+  for (int64_t r = 0; r < rows; ++r) {
     ByteRowEnd end;
     memcpy(&end, static_cast<const char*>(g.a) + (row + r) * g.lda + 2 * g.depth, sizeof end);
-    for (int p = 0; p < P; ++p) {
-      const float* scales = reinterpret_cast<const float*>(static_cast<const char*>(g.w) + (panel + p) * (kPanel * g.depth + kPanel * 4) + kPanel * g.depth);
-      for (int v = 0; v < kVectors; ++v) {
-        int32_t sums[2][kLanes];
-        for (int i = 0; i < kLanes; ++i) {
-          sums[0][i] = high[r][p * kPanel + v * kLanes + i] - end.high_sum;
-          sums[1][i] = low[r][p * kPanel + v * kLanes + i] - end.low_sum;
+    for (int64_t p = 0; p < count; ++p) {
+      const float* scales = reinterpret_cast<const float*>(static_cast<const char*>(g.w) + (panel + p) * panel_bytes(Element::i8, g.depth) + kPanel * g.depth);
+      for (int64_t i = 0; i < kPanel; i += kLanes) {
+        int32_t halves[2][kLanes];
+        for (int l = 0; l < kLanes; ++l) {
+          halves[0][l] = high[r][p * kPanel + i + l] - end.high_sum;
+          halves[1][l] = low[r][p * kPanel + i + l] - end.low_sum;
         }
-        acc[r][p * kVectors + v] = mul(fma(load_integers(sums[0]), set1(128), load_integers(sums[1])), mul(load(scales + v * kLanes), set1(end.scale)));
+        store(sums[r] + p * kPanel + i, mul(fma(load_integers(halves[0]), set1(128), load_integers(halves[1])), mul(load(scales + i), set1(end.scale))));
       }
     }
   }
-  finish_tile<float, R, P>(g, row, panel, acc);
+  finish<float>(g, row, rows, panel, count, sums);
 }
 
-template <int R, int P>
-static void byte_tile(const PanelGemm& g, int64_t row, int64_t panel) {
-  int32_t high[R][P * kPanel], low[R][P * kPanel];
-  byte_dots<R, P>(g, row, panel, high, low);
-  finish_bytes<R, P>(g, row, panel, high, low);
+// As many panels at a time as keep at least that many sums going, at most a strip.
+template <class T>
+static constexpr int panels_with(int rows) {
+  const int panels = Shape<T>::sums / rows;
+  return panels < 1 ? 1 : panels > kStripPanels ? kStripPanels : panels;
 }
 
-template <class T, int R, int P>
-static void tiles(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel) {
-  if (rows == R) {
-    if constexpr (sizeof(T) == 1)
-      return byte_tile<R, P>(g, row, panel);
-    else
-      return tile<T, R, P>(g, row, panel);
+// One strip of up to kStripPanels panels.
+template <class T, int R>
+static void strip(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel, int64_t count) {
+  if (rows < R) {
+    if constexpr (R > 1) strip<T, R - 1>(g, row, rows, panel, count);
+    return;
   }
-  if constexpr (R > 1) tiles<T, R - 1, P>(g, row, rows, panel);
-}
-
-template <class T, int P>
-static void panels(const PanelGemm& g, int64_t panel, int64_t count) {
-  if (count >= P) {
-    constexpr int most = sizeof(T) == 1 ? kByteRows : kRows;
-    const int64_t groups = (g.rows + most - 1) / most;  // of nearly equal size: the weights are read once per group
-    for (int64_t i = 0, row = 0; i < groups; ++i) {
-      const int64_t next = g.rows * (i + 1) / groups;
-      tiles<T, most, P>(g, row, next - row, panel);
-      row = next;
-    }
-  } else if constexpr (P > 1) {
-    panels<T, P - 1>(g, panel, count);
+  constexpr int P = panels_with<T>(R);
+  float sums[R][kStrip];
+  if constexpr (sizeof(T) == 1) {
+    int32_t high[R][kStrip], low[R][kStrip];
+    int64_t p = 0;
+    for (; p + P <= count; p += P) byte_dots<R, P>(g, row, panel + p, high[0] + p * kPanel, low[0] + p * kPanel);
+    for (; p < count; ++p) byte_dots<R, 1>(g, row, panel + p, high[0] + p * kPanel, low[0] + p * kPanel);
+    finish_bytes(g, row, R, panel, count, high, low, sums);
+  } else {
+    int64_t p = 0;
+    for (; p + P <= count; p += P) dots<T, R, P>(g, row, panel + p, sums[0] + p * kPanel);
+    for (; p < count; ++p) dots<T, R, 1>(g, row, panel + p, sums[0] + p * kPanel);
+    finish<T>(g, row, R, panel, count, sums);
   }
 }
 
 template <class T>
 static void gemm(const PanelGemm& g) {
-  constexpr int most = sizeof(T) == 1 ? kBytePanels : kPanels;
-  for (int64_t panel = g.panel_begin; panel < g.panel_end; panel += most) panels<T, most>(g, panel, g.panel_end - panel);
+  constexpr int most = Shape<T>::rows;
+  const int64_t groups = (g.rows + most - 1) / most;  // of nearly equal size
+  for (int64_t panel = g.panel_begin; panel < g.panel_end; panel += kStripPanels) {
+    const int64_t left = g.panel_end - panel, count = left < kStripPanels ? left : kStripPanels;
+    for (int64_t i = 0, row = 0; i < groups; ++i) {
+      const int64_t next = g.rows * (i + 1) / groups;
+      strip<T, most>(g, row, next - row, panel, count);
+      row = next;
+    }
+  }
 }
 
 static float inverse_rms(const float* x, int64_t n, float epsilon) {

@@ -17,7 +17,7 @@ class Step {
  public:
   Step(Transformer& model, KvCache& cache, const TokenSet& set, const StepPart& part)
       : t_(model), c_(model.config), cache_(cache), set_(set), part_(part), kernels_(step_kernels(c_.element)), cache_kernels_(step_kernels(model.cache_element())), m_(set.size()), cache_bytes_(bytes_of(model.cache_element())),
-        bytes_(c_.element == Element::i8), ld_(round_up(c_.width, kDepth)), ld_heads_(round_up(c_.heads * c_.dim, kDepth)), ld_inner_(round_up(c_.inner, kDepth)), ld_qkv_((c_.heads + 2 * c_.kv_heads) * c_.dim), ld_wide_(std::max(t_.fusion.depth(), round_up(2 * c_.width, kDepth))), depth_(round_up(c_.dim, kKeyDepth)) {
+        bytes_(c_.element == Element::i8), ld_(round_up(c_.width, kDepth)), ld_heads_(elements(round_up(c_.heads * c_.dim, kDepth))), ld_inner_(elements(round_up(c_.inner, kDepth))), ld_qkv_((c_.heads + 2 * c_.kv_heads) * c_.dim), ld_wide_(std::max(t_.fusion.depth(), round_up(2 * c_.width, kDepth))), depth_(round_up(c_.dim, kKeyDepth)) {
     plan_layers();
     reserve();
   }
@@ -53,11 +53,13 @@ class Step {
   float* hidden(int64_t m) { return space().hidden.at<float>(m * ld_); }
   float* mixed(int64_t m) { return space().mixed.at<float>(m * ld_); }
   float* qkv(int64_t m) { return space().qkv.at<float>(m * ld_qkv_); }
-  // Bytes of an input row of that depth.
-  int64_t stride(int64_t depth) const { return input_bytes(c_.element, depth); }
+  // Bytes between input rows of that depth: an odd number of lines, or rows of a power of two would share a few sets of the cache.
+  int64_t stride(int64_t depth) const { return (input_bytes(c_.element, depth) / 64 | 1) * 64; }
+  // Elements between rows that become input rows as they are; with int8 weights these rows are floats, and become bytes later.
+  int64_t elements(int64_t depth) const { return bytes_ ? depth : stride(depth) / cache_bytes_; }
   char* input(int64_t m) { return space().inputs.at(m * stride(ld_)); }
   char* wide_input(int64_t m, int64_t depth) { return space().wide_inputs.at(m * stride(depth)); }
-  char* attended_input(int64_t m) { return bytes_ ? space().attended_inputs.at(m * stride(ld_heads_)) : space().attended.at(m * stride(ld_heads_)); }
+  char* attended_input(int64_t m) { return bytes_ ? space().attended_inputs.at(m * stride(ld_heads_)) : space().attended.at(m * ld_heads_ * cache_bytes_); }
   float* part(int64_t m, int64_t head, const AttentionPlan& plan, int64_t size) { return space().parts.at<float>((m * c_.heads + head) * plan.splits * size); }
 
   // All members share the items of a phase.
