@@ -1,4 +1,4 @@
-"""The commands around masked diffusion and training: `diffuse`, `bench diffusion`, `train diffusion | filter | eagle`."""
+"""The commands around masked diffusion: `diffuse` and `bench diffusion`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from fastdecode.cli_options import err, out
+
 EMBEDDED = "lists"
-out, err = Console(), Console(stderr=True)
-train = typer.Typer(no_args_is_help=True, help="Train small models on this machine.")
 
 Model = Annotated[str, typer.Option(help=f"Path or hub name of a LLaDA or Dream checkpoint; {EMBEDDED} is the small model that comes with fastdecode-assets.")]
 
@@ -97,66 +96,6 @@ def _table(report: dict[str, Any]) -> Table:
     return table
 
 
-@train.command("diffusion", epilog="Example: fastdecode train diffusion --out runs/lists")
-def train_diffusion(
-    out_dir: Annotated[Path, typer.Option("--out", file_okay=False, help="Checkpoints and the model; an interrupted run goes on from there.")],
-    steps: Annotated[Optional[int], typer.Option(min=1, help="Instead of the recipe's.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    save_every: Annotated[float, typer.Option(min=1.0, help="Seconds between checkpoints.")] = 300.0,
-) -> None:
-    """A LLaDA-layout model on lists, sums and records (about an hour on two cores)."""
-    from rich.progress import Progress
-
-    from fastdecode.training.masked_diffusion import Recipe, Run
-
-    run = Run(Recipe(seed=seed, **({"steps": steps} if steps else {})), out_dir)
-    with Progress(console=err) as bar:
-        task = bar.add_task("training", total=run.recipe.steps, completed=run.step)
-        run.train(save_every, lambda step, loss: bar.update(task, completed=step, description=f"loss {loss:.4f}"))
-    run.export(out_dir / "model")
-    out.print(f"model in {out_dir / 'model'} after {run.seconds:.0f} s")
-
-
-@train.command("filter", epilog="Example: fastdecode train filter --model runs/lists/model --out unmask_filter.safetensors")
-def train_filter(
-    out_file: Annotated[Path, typer.Option("--out", dir_okay=False, help="Where the filter is written.")],
-    model: Model = EMBEDDED,
-    prompts: Annotated[int, typer.Option(min=10, help="Number of prompts.")] = 1500,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-) -> None:
-    """The filter of Learn2PD for a model that was trained with `train diffusion` (minutes)."""
-    from fastdecode.training.list_filter import train as fit
-
-    network, quality = fit(checkpoint(model), prompts, seed, lambda line: err.print(line, highlight=False))
-    network.save(out_file)
-    out.print(f"filter in {out_file}: {quality}")
-
-
-@train.command("eagle", epilog="Example: fastdecode train eagle --out runs/head --keep-out bench/data/spec_bench_120.jsonl")
-def train_eagle(
-    out_dir: Annotated[Path, typer.Option("--out", file_okay=False, help="Data, checkpoints and the head; what is there already is used.")],
-    target: Annotated[str, typer.Option(help="Path or hub name of a chat model; the default is pulled when needed.")] = "smollm2-135m-instruct",
-    answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of answers that the model writes to learn from.")] = 1_250_000,
-    steps: Annotated[int, typer.Option(min=1)] = 2200,
-    draft_vocabulary: Annotated[int, typer.Option(min=16, help="Tokens that the head can draft.")] = 8192,
-    keep_out: Annotated[Optional[Path], typer.Option(exists=True, dir_okay=False, help="Spec-Bench JSON lines whose questions must not be learned from.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-) -> None:
-    """A draft head for a chat model, from text that the model writes itself (hours on two cores)."""
-    from rich.progress import Progress
-
-    from fastdecode.training import eagle_recipe
-
-    with Progress(console=err) as bar:
-        writing = bar.add_task("writing", total=answer_tokens)
-        training = bar.add_task("training", total=steps)
-        run = eagle_recipe.train(
-            target, out_dir, answer_tokens, steps, draft_vocabulary, keep_out, seed,
-            lambda tokens: bar.update(writing, completed=tokens), lambda step, loss: bar.update(training, completed=step, description=f"loss {loss:.4f}"),
-        )  # fmt: skip
-    out.print(f"head in {out_dir / 'head'}; kept per step of a draft: {', '.join(f'{a:.3f}' for a in run.acceptance(run.held_out))}")
-
-
 def checkpoint(model: str) -> str:
     from fastdecode import assets
 
@@ -166,4 +105,3 @@ def checkpoint(model: str) -> str:
 def register(app: typer.Typer, bench: typer.Typer) -> None:
     app.command(epilog="Example: fastdecode diffuse 'Compute 27+15:\\n' --show")(diffuse)
     bench.command("diffusion", epilog="Example: fastdecode bench diffusion --tasks copy,sort,shuffle --methods llada,top-4,threshold-0.9")(bench_diffusion)
-    app.add_typer(train, name="train")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -105,6 +105,16 @@ class EagleHead(nn.Module):
         with torch.no_grad():
             self.norm.weight.copy_(target.norm)
 
+    def load(self, directory: Path) -> None:
+        """Takes the weights of a head that `EagleRun.export` wrote. Raises ValueError if it is one of other sizes."""
+        stored = load_file(directory / "model.safetensors")
+        own = dict(self.named_parameters())
+        wrong = [name for name, p in own.items() if name not in stored or stored[name].shape != p.shape]
+        if wrong:
+            raise ValueError(f"start: the head in {directory} has not the sizes of this one (first difference: {wrong[0]}, here {list(own[wrong[0]].shape)}); start from a head for the same model")
+        stored["fc.weight"] = stored["fc.weight"].float() * self.scale
+        self.load_state_dict({name: stored[name] for name in own}, strict=False)
+
     def forward(self, features: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, steps: int, chains: torch.Tensor | None = None) -> list[torch.Tensor]:
         """What the norm gives to the output embeddings: [B, T, H] for the first step of the chains, [B, C, H] for the later ones.
 
@@ -142,6 +152,7 @@ class Recipe:
         chains: share of the chains that go on after their first step.
         question: weight of the user's words beside those of answers.
         batch: conversations of a step. longest: tokens of a conversation that are used.
+        start: directory of a head whose weights the run begins with; random ones if empty.
     """
 
     taps: tuple[int, ...]
@@ -156,6 +167,7 @@ class Recipe:
     warmup: int = 50
     weight_decay: float = 0.1
     seed: int = 0
+    start: str = ""
 
 
 @dataclass(frozen=True)
@@ -207,7 +219,10 @@ class EagleRun(ResumableRun):
         learned = sorted(set(range(len(data))) - set(self.held_out), key=lambda i: len(data[i][0])) or self.held_out
         self.batches = [learned[first : first + recipe.batch] for first in range(0, len(learned), recipe.batch)]  # of similar lengths
         self.rows = target.rows[self.vocabulary].bfloat16()  # [draft vocabulary, H]
-        super().__init__(recipe, directory, EagleHead(shape, target, self.rows, feature_scale(data)))
+        head = EagleHead(shape, target, self.rows, feature_scale(data))
+        if recipe.start:
+            head.load(Path(recipe.start))
+        super().__init__(recipe, directory, head)
 
     def loss(self, step: int) -> torch.Tensor:
         epoch, place = divmod(step, len(self.batches))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
@@ -27,18 +28,21 @@ def head_shape(config, draft_vocabulary: int) -> HeadShape:
 
 
 def train(
-    name: str, directory: Path, answer_tokens: int, steps: int, draft_vocabulary: int, keep_out: Path | None, seed: int, wrote: Callable[[int], None] = lambda tokens: None, trained: Callable[[int, float], None] = lambda step, loss: None,
+    name: str, directory: Path, answer_tokens: int, steps: int, draft_vocabulary: int, keep_out: Path | None, start: Path | None, seed: int, wrote: Callable[[int], None] = lambda tokens: None, trained: Callable[[int, float], None] = lambda step, loss: None,
 ) -> EagleRun:  # fmt: skip
     """Trains a head in `directory`; an interrupted call goes on where it was.
 
     Args:
         name: path or hub name of a chat model, or a checkpoint that `pull` knows.
         keep_out: JSON lines with `turns` that must not be learned from.
+        start: a head to go on from, with half the learning rate.
     """
     path = str(checkpoints.pull(name)) if name.lower() in checkpoints.CHECKPOINTS else name
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval(), AutoTokenizer.from_pretrained(path)
     layers = model.config.num_hidden_layers
     recipe = Recipe((2, layers // 2, layers - 3, layers), steps=steps, seed=seed)
+    if start:
+        recipe = replace(recipe, start=str(start.resolve()), rate=recipe.rate / 2)
     excluded = [turn for line in keep_out.read_text().splitlines() for turn in json.loads(line)["turns"]] if keep_out else []
     data = write(Writer(NativeTarget(model), tokenizer, recipe.taps, seed), directory / "data", answer_tokens, excluded, progress=wrote)
     target = Target(model.get_input_embeddings().weight.detach(), model.get_output_embeddings().weight.detach(), model.model.norm.weight.detach().float(), model.config.rms_norm_eps)

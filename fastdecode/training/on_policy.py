@@ -23,6 +23,10 @@ OVERLAP = 8  # words in a row that a user turn may not share with a text that is
 ANSWER_TEMPERATURE = 0.8  # of the half of the answers that are not greedy
 
 
+# Tokens int32 [T] and hidden states [T, taps, width] of a conversation, and where the user's words and the answer begin in it.
+Conversation = tuple[torch.Tensor, torch.Tensor, int, int]
+
+
 @dataclass(frozen=True)
 class Conversations:
     """Conversations one behind the other, with what the target computed while it wrote them.
@@ -42,8 +46,7 @@ class Conversations:
     def __len__(self) -> int:
         return len(self.answers)
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor, int, int]:
-        """Tokens and hidden states of a conversation, and where the turn and the answer begin in it."""
+    def __getitem__(self, i: int) -> Conversation:
         begin, end = int(self.begins[i]), int(self.begins[i + 1])
         return self.tokens[begin:end], self.hidden[begin:end], int(self.turns[i]) - begin, int(self.answers[i]) - begin
 
@@ -60,14 +63,10 @@ class Conversations:
         return cls(**load_file(path))
 
     @classmethod
-    def of(cls, written: Sequence["_Row"]) -> "Conversations":
-        lengths = [len(row.tokens) for row in written]
-        begins = torch.tensor([0, *lengths]).cumsum(0)
-        return cls(
-            torch.tensor([token for row in written for token in row.tokens], dtype=torch.int32), begins,
-            begins[:-1] + torch.tensor([row.turn for row in written]), begins[:-1] + torch.tensor([row.answer for row in written]),
-            torch.cat([part for row in written for part in row.hidden]),
-        )  # fmt: skip
+    def of(cls, conversations: Sequence[Conversation]) -> "Conversations":
+        tokens, hidden, turns, answers = zip(*conversations)
+        begins = torch.tensor([0, *map(len, tokens)]).cumsum(0)
+        return cls(torch.cat(tokens), begins, begins[:-1] + torch.tensor(turns), begins[:-1] + torch.tensor(answers), torch.cat(hidden))
 
 
 class Library(Sequence):
@@ -133,6 +132,10 @@ class _Row:
     tokens: list[int]
     hidden: list[torch.Tensor] = field(default_factory=list)
     answer: int = 0  # where the answer begins; 0 while the question is written
+
+    @property
+    def conversation(self) -> Conversation:
+        return torch.tensor(self.tokens, dtype=torch.int32), torch.cat(self.hidden), self.turn, self.answer
 
     @property
     def temperature(self) -> float:
@@ -235,7 +238,7 @@ def write(writer: Writer, directory: Path, answer_tokens: int, keep_out: Sequenc
         else:
             written = writer.write(number * 1_000_000, chunk, turns.accepts)
             questions.write_text(json.dumps([question for question, _ in written]))
-            Conversations.of([row for _, row in written]).save(data.with_suffix(".new"))
+            Conversations.of([row.conversation for _, row in written]).save(data.with_suffix(".new"))
             data.with_suffix(".new").replace(data)
         parts.append(Conversations.load(data))
         progress(sum(part.answer_tokens for part in parts))

@@ -36,14 +36,15 @@ class ResumableRun:
     Args:
         recipe: a frozen dataclass with the fields of `Schedule`.
         directory: a run of another recipe in it is refused.
-        model: its trainable matrices get Muon, embeddings (`wte`) and vectors AdamW.
+        model: its trainable matrices get Muon, embeddings and vectors AdamW.
     """
 
     def __init__(self, recipe: Any, directory: Path, model: nn.Module):
         self.recipe, self.directory, self.model = recipe, directory, model
         self.step, self.seconds = 0, 0.0
         self.curve: list[tuple[int, float]] = []
-        matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and p.requires_grad and "wte" not in name]
+        embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+        matrices = [p for p in model.parameters() if p.dim() == 2 and p.requires_grad and id(p) not in embeddings]
         others = [p for p in model.parameters() if p.requires_grad and not any(p is m for m in matrices)]
         self.optimizers = [
             torch.optim.Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),

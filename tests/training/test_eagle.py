@@ -151,6 +151,17 @@ def test_what_is_exported_drafts_as_it_did_in_training(model, tmp_path):
     torch.testing.assert_close(logits[0], want[1][0, -1] @ run.target.rows[run.vocabulary].T, rtol=1e-3, atol=1e-3)
 
 
+def test_a_run_can_go_on_from_a_head(model, tmp_path):
+    first = run_of(model, tmp_path / "first", steps=3)
+    first.train()
+    first.export(tmp_path / "head", torch.float32)
+    second = run_of(model, tmp_path / "second", start=str(tmp_path / "head"))
+    for (name, a), (_, b) in zip(first.model.named_parameters(), second.model.named_parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=0, msg=name)
+    with pytest.raises(ValueError, match="start: the head in .* has not the sizes"):
+        run_of(model, tmp_path / "third", dataclasses.replace(SHAPE, intermediate_size=128), start=str(tmp_path / "head"))
+
+
 def test_the_draft_vocabulary_holds_the_most_frequent_tokens():
     data = [(torch.tensor([9, 9, 9, 5, 5, 7, 5, 7, 2]), None, 0, 3)]
     assert draft_vocabulary(data, 2).tolist() == [5, 7]

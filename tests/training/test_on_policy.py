@@ -31,7 +31,7 @@ def test_a_model_writes_both_sides_and_what_it_thought():
     asked = []
     written = writer().write(0, 5, lambda text: asked.append(text) or len(asked) % 2 == 0)
     assert len(written) == 5 and [row.number for _, row in written] == sorted(row.number for _, row in written)
-    made = Conversations.of([row for _, row in written])
+    made = Conversations.of([row.conversation for _, row in written])
     model, (before, after) = small_model(), chat_frame(byte_tokenizer())
     for i, (question, row) in enumerate(written):
         tokens, hidden, turn, answer = made[i]
@@ -55,7 +55,7 @@ def test_what_is_written_does_not_depend_on_who_writes_beside_it():
 
 
 def test_conversations_are_kept_whole(tmp_path):
-    made = Conversations.of([row for _, row in writer().write(0, 3, lambda text: True)])
+    made = Conversations.of([row.conversation for _, row in writer().write(0, 3, lambda text: True)])
     made.save(tmp_path / "data.safetensors")
     library = Library([Conversations.load(tmp_path / "data.safetensors"), made])
     assert len(library) == 6 and library.answer_tokens == 2 * made.answer_tokens
