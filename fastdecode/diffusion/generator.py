@@ -24,7 +24,7 @@ from fastdecode.diffusion.presets import make_policy
 from fastdecode.errors import UnsupportedModelError
 from fastdecode.ops.unmask_commit import MASKED
 from fastdecode.results import DecodeStats, GenerationResult
-from fastdecode.speculative.inputs import token_ids
+from fastdecode.speculative.inputs import known, token_ids
 from fastdecode.speculative.request import request_word
 from fastdecode.targets import log_fallback
 from fastdecode.targets.active import DiffusionTarget
@@ -213,7 +213,7 @@ class DiffusionGenerator:
         self._check_room(0, sum(part.tokens for part in template if isinstance(part, Gap)))
         tokens, changed = [], []
         for part in template:
-            ids = [self.facts.mask] * part.tokens if isinstance(part, Gap) else list(self.tokenizer(part, add_special_tokens=not tokens)["input_ids"])
+            ids = [self.facts.mask] * part.tokens if isinstance(part, Gap) else known(list(self.tokenizer(part, add_special_tokens=not tokens)["input_ids"]), self.tokenizer, "template", part)
             if isinstance(part, str) and self.mask_in_text == "error" and self.facts.mask in ids:
                 raise ValueError(f"template holds the mask inside text {part!r}; only Gap(n) opens positions")
             tokens += ids

@@ -43,9 +43,10 @@ def _single(value: Any, tokenizer, where: str) -> list[int]:
     if isinstance(value, str):
         if not value:
             raise ValueError(f"{where} is an empty string; pass at least one token of text")
-        return _plain(_require(tokenizer, where)(value)["input_ids"])
+        return known(_plain(_require(tokenizer, where)(value)["input_ids"]), tokenizer, where, value)
     if _is_chat(value):
-        return _plain(_require(tokenizer, where).apply_chat_template(list(value), add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"])
+        ids = _require(tokenizer, where).apply_chat_template(list(value), add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+        return known(_plain(ids), tokenizer, where, *(str(m.get("content")) for m in value))
     if isinstance(value, torch.Tensor):
         rows, _ = _from_tensor(value)
         if len(rows) != 1:
@@ -89,6 +90,17 @@ def _is_int(value: Any) -> bool:
 
 def _is_chat(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(m, Mapping) and "role" in m for m in value)
+
+
+def known(ids: list[int], tokenizer, where: str, *texts: str) -> list[int]:
+    """The ids, unless a part of the text got lost in an unknown token that stands for nothing else."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is None or unknown not in ids or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+        return ids
+    if any(tokenizer.unk_token in text for text in texts):
+        return ids
+    lost = next((word for text in texts for word in text.split() if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]), None)
+    raise ValueError(f"{where} has text that the tokenizer cannot write{f', first in {lost!r}' if lost else ''}; remove it, or pass token ids to have it replaced by {tokenizer.unk_token}")
 
 
 def _require(tokenizer, where: str):

@@ -5,6 +5,8 @@ import torch
 
 from fastdecode import SpeculativeGenerator
 from fastdecode.speculative.detokenizer import Detokenizer
+from fastdecode.speculative.inputs import token_ids
+from fastdecode.training.piece_tokenizer import piece_tokenizer
 from tests.models import EOS, OracleDrafter, plain_tokens
 
 PROMPT = "say something"
@@ -68,6 +70,16 @@ def test_text_forms_give_the_same_tokens(llama, tokenizer):
     rendered = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     assert generator.generate(chat, max_new_tokens=8).token_ids == generator.generate(rendered, max_new_tokens=8).token_ids
     assert len(generator.generate([chat, chat], max_new_tokens=4)) == 2
+
+
+def test_text_that_the_tokenizer_cannot_write_is_refused():
+    words = piece_tokenizer(["one", "two", " ", "\n"])
+    for inputs, where in (("one three two", "inputs"), (["one", "two three"], r"inputs\[1\]"), ([{"role": "user", "content": "one three"}], "inputs")):
+        with pytest.raises(ValueError, match=where + r" has text that the tokenizer cannot write, first in 'three'; remove it"):
+            token_ids(inputs, words, 50)
+    unknown = words.unk_token_id
+    assert token_ids(f"one{words.unk_token}", words, 50)[0][0][-1] == unknown  # written on purpose
+    assert token_ids([unknown, 3], words, 50) == ([[unknown, 3]], False)
 
 
 def test_a_transformers_streamer_gets_the_prompt_then_the_tokens(llama, tokenizer):
