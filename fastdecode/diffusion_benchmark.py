@@ -12,7 +12,8 @@ import torch
 
 from fastdecode.benchmark import header
 from fastdecode.diffusion.facts import Facts
-from fastdecode.diffusion.generator import DiffusionGenerator, own_filter
+from fastdecode.diffusion.fitting import own_filter
+from fastdecode.diffusion.generator import DiffusionGenerator
 from fastdecode.diffusion.order import global_ar_ness, local_ar_ness
 from fastdecode.diffusion.parallel_bench import Example, examples
 from fastdecode.diffusion.policies import Factor, FreeDraft, Threshold, UniformSteps

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from fastdecode import ops
+from fastdecode.diffusion.blocks import BlockWalk
 from fastdecode.diffusion.caches import DelayedGreedy
 from fastdecode.diffusion.canvas import Canvas
 from fastdecode.diffusion.credit import CreditTable
-from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingBlocks, FixedBlocks, LearnedFilter
+from fastdecode.diffusion.policies import AdaptiveBlocks, LearnedFilter
 from fastdecode.diffusion.policy import Policy
 from fastdecode.errors import InvalidLogitsError
 from fastdecode.ops import VocabStats
@@ -41,8 +42,16 @@ class Decoding:
         self.branches = policy.drafts.depth if policy.drafts else 1
         self.slots = target.new_slots(len(self.canvases) * self.branches, tokens.shape[1])
         self.credit = CreditTable(policy.credit, *tokens.shape) if policy.credit else None
+        self.blocks = BlockWalk(policy)
         for canvas in self.canvases:
             self._open(canvas)
+
+    def _open(self, canvas: Canvas) -> None:
+        if self.policy.scorer == "random":
+            keys = torch.tensor([[*canvas.key, p, ORDER] for p in range(canvas.length)])
+            canvas.order = stream_uniform(keys, 1)[:, 0].numpy()
+        self.blocks.open(canvas)
+        self._next_block(canvas)
 
     @property
     def active(self) -> list[Canvas]:
@@ -90,7 +99,7 @@ class Decoding:
         sizes = np.cumsum([0, *map(len, where)])
         for i, canvas in enumerate(live):
             if canvas.step == 0:
-                self._open_block(canvas, rows_of(stats, sizes[i], sizes[i + 1]), where[i])
+                self.blocks.settle_length(canvas, rows_of(stats, sizes[i], sizes[i + 1]), where[i])
         self._commit(live, stats, where, sizes)
         for canvas in live:
             self._advance(canvas)
@@ -155,57 +164,10 @@ class Decoding:
         best = np.argsort(-canvas.order[masked], kind="stable")[: canvas.quota]
         return np.sort(masked[best])
 
-    # Blocks.
-
-    def _open(self, canvas: Canvas) -> None:
-        canvas.start = canvas.stop = canvas.previous = canvas.prompt
-        if isinstance(self.policy.blocks, AscendingBlocks):
-            canvas.planned = self.policy.blocks.plan(canvas.length - canvas.prompt)
-        if self.policy.scorer == "random":
-            keys = torch.tensor([[*canvas.key, p, ORDER] for p in range(canvas.length)])
-            canvas.order = stream_uniform(keys, 1)[:, 0].numpy()
-        canvas.steps = len(self.policy.steps.quotas(len(canvas.masked(canvas.prompt, canvas.length))))
-        self._next_block(canvas)
-
     def _next_block(self, canvas: Canvas) -> None:
         """Moves to the next block that has masks; finishes the canvas when there is none."""
-        canvas.previous = canvas.start
-        masked = canvas.masked(canvas.stop, canvas.length)
-        if len(masked) == 0:
-            canvas.finish_reason = canvas.finish_reason or "length"
-            return
-        canvas.start = canvas.stop
-        canvas.stop = self._block_end(canvas)
-        while len(canvas.open_positions) == 0:  # only given text in this block
-            canvas.start, canvas.stop = canvas.stop, canvas.stop
-            canvas.stop = self._block_end(canvas)
-        canvas.step = 0
-        canvas.latest = np.empty(0, np.int32)
-        canvas.quotas = canvas.planned.pop(0) if canvas.planned else self.policy.steps.quotas(len(canvas.open_positions))
-        if self.credit:
+        if self.blocks.next(canvas) and self.credit:
             self.credit.clear(canvas.row)
-
-    def _block_end(self, canvas: Canvas) -> int:
-        blocks = self.policy.blocks
-        if isinstance(blocks, (FixedBlocks, AdaptiveBlocks)):
-            length = blocks.length
-            if canvas.grid:
-                return min(canvas.length, (canvas.start // length + 1) * length)
-            return min(canvas.length, canvas.start + length)
-        if canvas.planned:
-            return min(canvas.length, canvas.start + sum(canvas.planned[0]))
-        return canvas.length
-
-    def _open_block(self, canvas: Canvas, stats: VocabStats, where: np.ndarray) -> None:
-        """Where the length of a block depends on what the first pass over it proposes."""
-        blocks = self.policy.blocks
-        if isinstance(blocks, AdaptiveBlocks):
-            number = lambda n: torch.tensor([n], dtype=torch.int32)
-            reach, left = blocks.reach(canvas.start, canvas.prompt, canvas.length), canvas.length - canvas.start
-            delimiters, begin = torch.tensor(blocks.delimiters, dtype=torch.int32), torch.tensor([0, len(where)], dtype=torch.int32)
-            length = ops.adaptive_block_size(stats, begin, torch.from_numpy(where), number(canvas.start), number(reach), number(left), delimiters=delimiters, bar=blocks.bar, default=blocks.length)
-            canvas.stop = canvas.start + int(length)
-            canvas.quotas = self.policy.steps.quotas(len(canvas.open_positions))
 
     # Commits.
 

@@ -89,7 +89,7 @@ class DraftingDecoding(Decoding):
         """After the pass that opens a block."""
         where = self._proposed(canvas, part)
         if canvas.step == 0:
-            self._open_block(canvas, stats, where)
+            self.blocks.settle_length(canvas, stats, where)
         inside = np.flatnonzero((where >= canvas.start) & (where < canvas.stop))
         stats = VocabStats(stats.floats[inside], stats.ints[inside])
         self._keep(canvas, self._propose([canvas.changed], [where[inside]], stats)[0])

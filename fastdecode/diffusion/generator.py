@@ -10,7 +10,6 @@ from typing import Any, Callable, Iterator, Sequence
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import cached_file
 
 from fastdecode.diffusion.canvas import Canvas
 from fastdecode.diffusion.arguments import cut_at_stop, seed_or_random, stop_list, with_masks
@@ -18,8 +17,8 @@ from fastdecode.diffusion.caches import BlockCausal
 from fastdecode.diffusion.decoding import Decoding
 from fastdecode.diffusion.drafting import DraftingDecoding
 from fastdecode.diffusion.facts import Facts
-from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingSteps, FixedBlocks, LearnedFilter
-from fastdecode.diffusion.policy import Policy
+from fastdecode.diffusion.fitting import check_blocks, config_of, own_filter, target_of
+from fastdecode.diffusion.policies import FixedBlocks
 from fastdecode.diffusion.presets import make_policy
 from fastdecode.errors import UnsupportedModelError
 from fastdecode.ops.unmask_commit import MASKED
@@ -29,13 +28,10 @@ from fastdecode.speculative.request import request_word
 from fastdecode.targets import log_fallback
 from fastdecode.targets.active import DiffusionTarget
 from fastdecode.targets.layouts import layout_of
-from fastdecode.targets.hf_diffusion import HFDiffusionTarget
 from fastdecode.targets.native import NativeTarget
 from fastdecode.targets.weights import load_layout
-from fastdecode.training.unmask_filter import UnmaskFilter
 
 MAX_GAPS = 256
-FILTER_FILE = "unmask_filter.safetensors"
 
 
 @dataclass(frozen=True)
@@ -89,11 +85,11 @@ class DiffusionGenerator:
     def __init__(self, model: PreTrainedModel | DiffusionTarget, tokenizer=None, preset: str = "auto", *, target: str = "auto", weights: str = "auto", allow_infill: bool = False, mask_in_text: str = "error", facts: Facts | None = None, mask_token_id: int | None = None, eos_token_id: int | None = None, shift: int = 0, block_length: int | None = None, **parts: Any):  # fmt: skip
         make_policy(preset, **parts)  # what does not go together is refused before a model is packed
         given = {"mask_token_id": mask_token_id, "eos_token_id": eos_token_id, "shift": shift, "block_length": block_length}
-        self.target = _make_target(target, model, weights)
-        self.facts = facts or Facts.of_model(_config_of(model), self.target.vocab_size, tokenizer, given)
+        self.target = target_of(target, model, weights)
+        self.facts = facts or Facts.of_model(config_of(model), self.target.vocab_size, tokenizer, given)
         own = {"cache": BlockCausal(), "blocks": FixedBlocks(self.facts.block_length)} if self.facts.block_length else {}
         self.policy = make_policy(preset, **{**own, **parts})
-        _check_blocks(self.policy, self.facts)
+        check_blocks(self.policy, self.facts)
         if mask_in_text not in ("error", "text"):
             raise ValueError(f"mask_in_text={mask_in_text!r} must be error or text")
         self.tokenizer, self.preset, self.allow_infill, self.mask_in_text = tokenizer, preset, allow_infill, mask_in_text
@@ -269,48 +265,3 @@ class DiffusionGenerator:
         stats: DecodeStats = canvas.stats
         stats.emitted, stats.drafter, stats.verifier, stats.lossless = emitted, self.preset, type(self.policy.unmask).__name__, self.policy.lossless
         stats.commit_order = [(p - canvas.prompt, clock, score) for p, clock, score in canvas.commits]
-
-
-def _config_of(model: PreTrainedModel | DiffusionTarget):
-    return getattr(model if isinstance(model, PreTrainedModel) else getattr(model, "model", None), "config", None)
-
-
-def own_filter(name_or_path: str) -> LearnedFilter:
-    """The unmask filter that a checkpoint brings. Raises ValueError where it brings none."""
-    path = cached_file(name_or_path, FILTER_FILE, _raise_exceptions_for_missing_entries=False)
-    if path is None:
-        raise ValueError(f"preset='learn2pd' needs a filter that was trained for the model and {name_or_path} has no {FILTER_FILE}; pass unmask=LearnedFilter(UnmaskFilter.load(path)), or train one with fastdecode train filter")
-    return LearnedFilter(UnmaskFilter.load(path))
-
-
-def _make_target(target: str, model, weights: str) -> DiffusionTarget:
-    if target not in ("auto", "native", "hf"):
-        raise ValueError(f"target={target!r} is unknown: use auto, native or hf")
-    if getattr(getattr(model, "config", None), "model_type", "") == "diffusion_gemma":
-        raise UnsupportedModelError(f"{type(model).__name__} denoises random tokens and has no masks; use DiffusionGemmaGenerator")
-    if not isinstance(model, PreTrainedModel):
-        if not all(callable(getattr(model, method, None)) for method in ("new_slots", "forward_active", "copy_slots")):
-            raise TypeError(f"model is {type(model).__name__}, expected a transformers PreTrainedModel or a DiffusionTarget; DiffusionGenerator.from_pretrained loads a checkpoint")
-        return model
-    if target == "native":
-        return NativeTarget(model, weights)
-    if target == "auto" and model.device.type == "cpu":
-        try:
-            return NativeTarget(model, weights)
-        except UnsupportedModelError as reason:
-            log_fallback(type(model).__name__, reason)
-    return HFDiffusionTarget(model)
-
-
-def _check_blocks(policy: Policy, facts: Facts) -> None:
-    causal = isinstance(policy.cache, BlockCausal)
-    if causal != (facts.block_length is not None):
-        raise ValueError("cache=BlockCausal is exact for models whose tokens see no later block, and they need it; this model has " + (f"blocks of {facts.block_length}" if facts.block_length else "no such blocks (block_length=None)"))
-    if causal and policy.blocks.length != facts.block_length:
-        raise ValueError(f"blocks={policy.blocks} does not fit the model's blocks of {facts.block_length}")
-    if isinstance(policy.blocks, AdaptiveBlocks) and not (policy.blocks.delimiters or facts.delimiters):
-        raise ValueError("blocks=AdaptiveBlocks needs delimiters: the model names none; pass AdaptiveBlocks(delimiters=(...,))")
-    if isinstance(policy.blocks, AdaptiveBlocks) and not policy.blocks.delimiters:
-        object.__setattr__(policy, "blocks", dataclasses.replace(policy.blocks, delimiters=facts.delimiters))
-    if isinstance(policy.steps, AscendingSteps) and policy.end_damping and not facts.eos:
-        raise ValueError("end_damping needs eos_token_id, which the model does not name; pass eos_token_id=")

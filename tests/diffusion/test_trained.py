@@ -4,7 +4,7 @@ import pytest
 
 from fastdecode import DiffusionGenerator, assets
 from fastdecode.diffusion.caches import Dual
-from fastdecode.diffusion.generator import own_filter
+from fastdecode.diffusion.fitting import own_filter
 from fastdecode.diffusion.parallel_bench import TASKS, examples
 from fastdecode.diffusion.policies import FreeDraft, UniformSteps
 from fastdecode.diffusion.presets import PRESETS

@@ -1,0 +1,59 @@
+"""The way of a canvas from block to block."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fastdecode import ops
+from fastdecode.diffusion.canvas import Canvas
+from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingBlocks, FixedBlocks
+from fastdecode.diffusion.policy import Policy
+from fastdecode.ops import VocabStats
+
+
+class BlockWalk:
+    """Sets where the current block of a canvas begins and ends, and how many tokens its steps commit."""
+
+    def __init__(self, policy: Policy):
+        self.policy = policy
+
+    def open(self, canvas: Canvas) -> None:
+        """In front of the first block."""
+        canvas.start = canvas.stop = canvas.previous = canvas.prompt
+        if isinstance(self.policy.blocks, AscendingBlocks):
+            canvas.planned = self.policy.blocks.plan(canvas.length - canvas.prompt)
+        canvas.steps = len(self.policy.steps.quotas(len(canvas.masked(canvas.prompt, canvas.length))))
+
+    def next(self, canvas: Canvas) -> bool:
+        """Moves to the next block that has masks; finishes the canvas when there is none, and returns whether there is one."""
+        canvas.previous = canvas.start
+        if len(canvas.masked(canvas.stop, canvas.length)) == 0:
+            canvas.finish_reason = canvas.finish_reason or "length"
+            return False
+        canvas.start, canvas.stop = canvas.stop, self._end(canvas, canvas.stop)
+        while len(canvas.open_positions) == 0:  # only given text in this block
+            canvas.start, canvas.stop = canvas.stop, self._end(canvas, canvas.stop)
+        canvas.step = 0
+        canvas.latest = np.empty(0, np.int32)
+        canvas.quotas = canvas.planned.pop(0) if canvas.planned else self.policy.steps.quotas(len(canvas.open_positions))
+        return True
+
+    def settle_length(self, canvas: Canvas, stats: VocabStats, where: np.ndarray) -> None:
+        """Where the length of a block depends on what its first pass proposes, at the positions int32 `where`."""
+        blocks = self.policy.blocks
+        if not isinstance(blocks, AdaptiveBlocks):
+            return
+        number = lambda n: torch.tensor([n], dtype=torch.int32)
+        reach, left = blocks.reach(canvas.start, canvas.prompt, canvas.length), canvas.length - canvas.start
+        delimiters, begin = torch.tensor(blocks.delimiters, dtype=torch.int32), torch.tensor([0, len(where)], dtype=torch.int32)
+        length = ops.adaptive_block_size(stats, begin, torch.from_numpy(where), number(canvas.start), number(reach), number(left), delimiters=delimiters, bar=blocks.bar, default=blocks.length)
+        canvas.stop = canvas.start + int(length)
+        canvas.quotas = self.policy.steps.quotas(len(canvas.open_positions))
+
+    def _end(self, canvas: Canvas, start: int) -> int:
+        """Of the block that begins there."""
+        blocks = self.policy.blocks
+        if isinstance(blocks, (FixedBlocks, AdaptiveBlocks)):
+            return min(canvas.length, (start // blocks.length + 1) * blocks.length if canvas.grid else start + blocks.length)
+        return min(canvas.length, start + sum(canvas.planned[0])) if canvas.planned else canvas.length
