@@ -1,21 +1,12 @@
-// Bodies of step_kernels.h, compiled once per instruction set. Needs a simd_*.h and, for both element types: Weights, Inputs,
-// load_weights(const T*), broadcast(const T*), dot(F, Inputs, Weights), load_elements(const T*) -> F, store_elements(T*, F), and
-// for int8: load_integers(const int32_t*) -> F, byte_dots; Shape<T>: most rows at a time, and the sums (rows x panels) that keep
-// the arithmetic busy.
+// Bodies of step_kernels.h, compiled once per instruction set; what they need of it stands in step_products_body.h.
 #include <cfloat>
 #include <cmath>
 
 #include "runtime/step_kernels.h"
+#include "runtime/step_products_body.h"
 
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
-
-static const int kVectors = kPanel / kLanes;  // that make up 16 columns
-
-template <class T>
-struct Pack {
-  static const int step = 4 / sizeof(T);  // depth indices that one vector holds
-};
 
 static inline float first_lane(F a) {
   float lane[kLanes];
@@ -24,143 +15,6 @@ static inline float first_lane(F a) {
 }
 
 static inline float exp1(float a) { return first_lane(exp(set1(a))); }
-
-// 1 / (1 + exp(-a)), without overflow on either side.
-static inline F sigmoid(F a) {
-  const F zero = set1(0), one = set1(1), e = exp(sub(zero, max(a, sub(zero, a))));
-  return div(select(ge(a, zero), one, e), add(one, e));
-}
-
-static inline F silu(F a) { return mul(a, sigmoid(a)); }
-
-// The tanh form of GELU: (1 + tanh(u)) / 2 = sigmoid(2u).
-static inline F gelu(F a) {
-  const F cubic = fma(mul(mul(a, a), a), set1(0.044715f), a);
-  return mul(a, sigmoid(mul(cubic, set1(1.5957691216f))));
-}
-
-// Bias and epilogue of the sums of some rows and of `count` panels.
-template <class T>
-static void finish(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel, int64_t count, float (*sums)[kStrip]) {
-  const int64_t columns = count * kPanel;
-  for (int64_t r = 0; r < rows; ++r) {
-    float* s = sums[r];
-    if (g.bias)
-      for (int64_t c = 0; c < columns; c += kLanes) store(s + c, add(load(s + c), load(g.bias + panel * kPanel + c)));
-    if (g.epilogue == Epilogue::store || g.epilogue == Epilogue::add) {
-      float* out = g.out + (row + r) * g.ldo + panel * kPanel;
-      for (int64_t c = 0; c < columns; c += kLanes) store(out + c, g.epilogue == Epilogue::add ? add(load(out + c), load(s + c)) : load(s + c));
-    } else {
-      T* out = static_cast<T*>(g.gated) + (row + r) * g.ld_gated + panel / 2 * kPanel;
-      for (int64_t c = 0; c + kPanel < columns; c += 2 * kPanel)
-        for (int64_t i = 0; i < kPanel; i += kLanes) {
-          const F gate = load(s + c + i), up = load(s + c + kPanel + i);
-          store_elements(out + c / 2 + i, mul(g.epilogue == Epilogue::silu ? silu(gate) : gelu(gate), up));
-        }
-    }
-  }
-}
-
-// Sums of R rows and P panels. With many rows one panel is enough: its weights are read once, as one stream, and the products
-// of all rows hide the time that they take to come.
-template <class T, int R, int P>
-static void dots(const PanelGemm& g, int64_t row, int64_t panel, float* sums) {
-  constexpr int vectors = P * kVectors, steps = vectors == 1 ? 2 : 1;
-  F acc[R][vectors];
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < vectors; ++j) acc[r][j] = set1(0);
-  const char* a = static_cast<const char*>(g.a) + row * g.lda;
-  const int64_t stride = kPanel * g.depth;
-  const T* w = static_cast<const T*>(g.w) + panel * stride;
-  for (int64_t k = 0; k < g.depth; k += steps * Pack<T>::step) {
-    decltype(load_weights(w)) weights[steps][vectors];
-#pragma GCC unroll 2
-    for (int t = 0; t < steps; ++t)
-#pragma GCC unroll 16
-      for (int j = 0; j < vectors; ++j) {
-        const T* next = w + j / kVectors * stride + (k + t * Pack<T>::step) * kPanel + j % kVectors * kLanes * Pack<T>::step;
-        __builtin_prefetch(reinterpret_cast<const char*>(next) + kAhead, 0, 2);
-        weights[t][j] = load_weights(next);
-      }
-    const char* four = a + k * int64_t(sizeof(T));
-#pragma GCC unroll 32
-    for (int r = 0; r < R; ++r) {
-      if (r % 4 == 0) four = own_register(r ? four + 4 * g.lda : four);
-#pragma GCC unroll 2
-      for (int t = 0; t < steps; ++t) {
-        const auto x = broadcast(reinterpret_cast<const T*>(four + r % 4 * g.lda) + t * Pack<T>::step);
-#pragma GCC unroll 16
-        for (int j = 0; j < vectors; ++j) acc[r][j] = dot(acc[r][j], x, weights[t][j]);
-      }
-    }
-  }
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < vectors; ++j) store(sums + r * kStrip + j * kLanes, acc[r][j]);
-}
-
-// From the exact sums over high and low bytes to the product.
-static void finish_bytes(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel, int64_t count, const int32_t (*high)[kStrip], const int32_t (*low)[kStrip], float (*sums)[kStrip]) {
-  for (int64_t r = 0; r < rows; ++r) {
-    ByteRowEnd end;
-    memcpy(&end, static_cast<const char*>(g.a) + (row + r) * g.lda + 2 * g.depth, sizeof end);
-    for (int64_t p = 0; p < count; ++p) {
-      const float* scales = reinterpret_cast<const float*>(static_cast<const char*>(g.w) + (panel + p) * panel_bytes(Element::i8, g.depth) + kPanel * g.depth);
-      for (int64_t i = 0; i < kPanel; i += kLanes) {
-        int32_t halves[2][kLanes];
-        for (int l = 0; l < kLanes; ++l) {
-          halves[0][l] = high[r][p * kPanel + i + l] - end.high_sum;
-          halves[1][l] = low[r][p * kPanel + i + l] - end.low_sum;
-        }
-        store(sums[r] + p * kPanel + i, mul(fma(load_integers(halves[0]), set1(128), load_integers(halves[1])), mul(load(scales + i), set1(end.scale))));
-      }
-    }
-  }
-  finish<float>(g, row, rows, panel, count, sums);
-}
-
-// As many panels at a time as keep at least that many sums going, at most a strip.
-template <class T>
-static constexpr int panels_with(int rows) {
-  const int panels = Shape<T>::sums / rows;
-  return panels < 1 ? 1 : panels > kStripPanels ? kStripPanels : panels;
-}
-
-// One strip of up to kStripPanels panels.
-template <class T, int R>
-static void strip(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel, int64_t count) {
-  if (rows < R) {
-    if constexpr (R > 1) strip<T, R - 1>(g, row, rows, panel, count);
-    return;
-  }
-  constexpr int P = panels_with<T>(R);
-  float sums[R][kStrip];
-  if constexpr (sizeof(T) == 1) {
-    int32_t high[R][kStrip], low[R][kStrip];
-    int64_t p = 0;
-    for (; p + P <= count; p += P) byte_dots<R, P>(g, row, panel + p, high[0] + p * kPanel, low[0] + p * kPanel);
-    for (; p < count; ++p) byte_dots<R, 1>(g, row, panel + p, high[0] + p * kPanel, low[0] + p * kPanel);
-    finish_bytes(g, row, R, panel, count, high, low, sums);
-  } else {
-    int64_t p = 0;
-    for (; p + P <= count; p += P) dots<T, R, P>(g, row, panel + p, sums[0] + p * kPanel);
-    for (; p < count; ++p) dots<T, R, 1>(g, row, panel + p, sums[0] + p * kPanel);
-    finish<T>(g, row, R, panel, count, sums);
-  }
-}
-
-template <class T>
-static void gemm(const PanelGemm& g) {
-  constexpr int most = Shape<T>::rows;
-  const int64_t groups = (g.rows + most - 1) / most;  // of nearly equal size
-  for (int64_t panel = g.panel_begin; panel < g.panel_end; panel += kStripPanels) {
-    const int64_t left = g.panel_end - panel, count = left < kStripPanels ? left : kStripPanels;
-    for (int64_t i = 0, row = 0; i < groups; ++i) {
-      const int64_t next = g.rows * (i + 1) / groups;
-      strip<T, most>(g, row, next - row, panel, count);
-      row = next;
-    }
-  }
-}
 
 static float inverse_rms(const float* x, int64_t n, float epsilon) {
   F sum = set1(0);
