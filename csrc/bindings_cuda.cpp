@@ -75,6 +75,9 @@ PYBIND11_MODULE(FASTDECODE_MODULE, m) {
   m.def("verify_tree_transport", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr p, Ptr q, Ptr key, Ptr draw_offsets, Ptr draw_tokens, int64_t batch, int64_t nodes, int64_t vocab, int64_t draws, Ptr workspace, Ptr path, Ptr accept_len, Ptr next_token, Ptr stream) {
     cuda::verify_tree_transport({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<float>(p), at<float>(q), at<int64_t>(key), at<int32_t>(draw_offsets), at<int32_t>(draw_tokens), batch, nodes, vocab, draws, at<double>(workspace), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)}, at<void>(stream));
   }, Unlocked());
+  m.def("verify_tree_transport_block", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr p, Ptr q, Ptr key, Ptr draw_offsets, Ptr draw_tokens, int64_t batch, int64_t nodes, int64_t vocab, int64_t draws, Ptr workspace, Ptr path, Ptr accept_len, Ptr next_token, Ptr stream) {
+    cuda::verify_tree_transport_block({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<float>(p), at<float>(q), at<int64_t>(key), at<int32_t>(draw_offsets), at<int32_t>(draw_tokens), batch, nodes, vocab, draws, at<double>(workspace), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)}, at<void>(stream));
+  }, Unlocked());
   m.def("tree_expand", [](Ptr logits, int64_t rows, int64_t vocab, int64_t stride, int64_t dtype, Ptr scores, int64_t k, Ptr ids, Ptr child_scores, Ptr scratch, Ptr stream) {
     cuda::tree_expand({at<void>(logits), rows, vocab, stride, dtype, at<float>(scores), k, at<int32_t>(ids), at<float>(child_scores), at<float>(scratch)}, at<void>(stream));
   }, Unlocked());

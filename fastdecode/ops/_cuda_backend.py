@@ -40,6 +40,7 @@ GRIDS: dict[str, Callable[[tuple], tuple[int, int]]] = {
     "verify_tree_point": lambda a: (a[5], row_threads(a[7])),
     "verify_tree_recursive": lambda a: (a[8], row_threads(a[10])),
     "verify_tree_transport": lambda a: (a[8], row_threads(a[10])),
+    "verify_tree_transport_block": lambda a: (a[8], row_threads(a[10])),
     "vocab_stats": lambda a: (a[1], row_threads(a[2])),
 }
 HEADERS = {"transport_plan": "verify_tree_transport", "verify_block": "verify_chain"}

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from fastdecode.ops.verify_tree_recursive import check_draws
 
 VERIFIERS = ("naive", "recursive", "recursive_without_replacement", "k_seq")
 MAX_BLOCK_DRAWS = 64
+BLOCK_FRAME = 135  # doubles that the CUDA kernel of whole trees keeps per node
 
 
 class TransportPlan(NamedTuple):
@@ -152,7 +153,7 @@ def verify_tree_transport(
     Raises:
         TypeError, ValueError: wrong dtype, shape, device or layout.
     """
-    return _verify("verify_tree_transport", 0, tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens)
+    return _verify("verify_tree_transport", lambda cuda, batch, nodes: 5 * KNOTS * batch if cuda else 0, tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens)
 
 
 def verify_tree_transport_block(
@@ -168,14 +169,15 @@ def verify_tree_transport_block(
     """As `verify_tree_transport`, but a node is kept or not together with everything below it.
 
     Generalises block verification (arXiv:2403.10444) from one draft per position to any number: never fewer tokens on average than token
-    by token. At most 64 draws per node. Runs on the CPU, for tensors on a GPU through the reference.
+    by token. At most 64 draws per node.
     """
     if isinstance(draw_offsets, torch.Tensor) and draw_offsets.numel() and int(draw_offsets.diff(dim=-1).max()) > MAX_BLOCK_DRAWS:
         raise ValueError(f"a node has {int(draw_offsets.diff(dim=-1).max())} draws, at most {MAX_BLOCK_DRAWS} are supported; use verify_tree_transport")
-    return _verify("verify_tree_transport_block", _C.num_threads() * (5 + MAX_BLOCK_DRAWS), tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens)
+    arrays = (5 + MAX_BLOCK_DRAWS) * KNOTS  # a plan, and the score laws of the draws of a node
+    return _verify("verify_tree_transport_block", lambda cuda, batch, nodes: batch * (arrays + BLOCK_FRAME * nodes) if cuda else _C.num_threads() * arrays, tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens)
 
 
-def _verify(operation: str, cpu_arrays: int, tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens) -> TreePath:
+def _verify(operation: str, doubles: Callable[[bool, int, int], int], tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens) -> TreePath:
     batch, nodes = _check.tree(tokens, first_child, next_sibling)
     vocab = _check.tensor("probs", probs, torch.float32, (batch, nodes, None), tokens.device).shape[2]
     _check.tensor("draft", draft, torch.float32, (batch, nodes, vocab), tokens.device)
@@ -188,6 +190,6 @@ def _verify(operation: str, cpu_arrays: int, tokens, first_child, next_sibling, 
     if run is None:
         return TreePath(*(t.to(tokens.device) for t in getattr(reference, operation)(*(t.cpu() for t in inputs))))
     out = TreePath.empty(batch, nodes, tokens.device)
-    workspace = torch.empty(5 * batch if runs_cuda(tokens.device) else cpu_arrays, KNOTS, dtype=torch.float64, device=tokens.device)
+    workspace = torch.empty(doubles(runs_cuda(tokens.device), batch, nodes), dtype=torch.float64, device=tokens.device)
     run(*(t.data_ptr() for t in inputs), batch, nodes, vocab, draws, workspace.data_ptr(), *(t.data_ptr() for t in out))
     return out

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "fastdecode/transport_knots.cuh"
+#include "fastdecode/transport_swaps.cuh"
 
 namespace fastdecode {
 
@@ -23,11 +24,9 @@ struct VerifyTreeTransportArgs {
   const int64_t* key;                                  // [B, 4]
   const int32_t *draw_offsets, *draw_tokens;           // [B, N + 1], [T]
   int64_t batch, nodes, vocab, draws;                  // draws: T
-  double* workspace;                                   // CUDA: [B, 5, kKnots]
+  double* workspace;                                   // see the functions; CUDA: [B, 5, kKnots], or for whole trees [B, kBlockWorkspace + N * kBlockFrame]
   int32_t *path, *accept_len, *next_token;             // [B, N], [B], [B]
 };
-
-constexpr int kMaxBlockDraws = 64;  // at one node, when whole trees are verified at once
 
 void transport_plan(const TransportPlanArgs& args);
 void verify_tree_transport(const VerifyTreeTransportArgs& args);

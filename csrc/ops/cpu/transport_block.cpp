@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "fastdecode/keys.cuh"
+#include "fastdecode/transport_swaps.cuh"
 #include "ops/cpu/residual.h"
 #include "ops/cpu/transport.h"
 #include "ops/kernel.h"
@@ -13,29 +14,12 @@
 namespace fastdecode {
 namespace {
 
-// Points and weights of Gauss-Legendre quadrature on [-1, 1]: exact for polynomials of degree 2 n - 1.
 struct Quadrature {
   int count = 0;
-  double point[kMaxBlockDraws / 2 + 1], weight[kMaxBlockDraws / 2 + 1];
+  double point[kMaxPoints], weight[kMaxPoints];
 
   explicit Quadrature(int n) : count(n) {
-    for (int i = 0; i < n; ++i) {
-      double x = std::cos(3.14159265358979323846 * (i + 0.75) / (n + 0.5)), slope = 1;
-      for (int step = 0; step < 100; ++step) {  // Newton's method on the Legendre polynomial
-        double before = 1, value = x;
-        for (int k = 2; k <= n; ++k) {
-          const double next = ((2 * k - 1) * x * value - (k - 1) * before) / k;
-          before = value;
-          value = next;
-        }
-        slope = n * (x * value - before) / (x * x - 1);
-        const double change = value / slope;
-        x -= change;
-        if (std::fabs(change) < 1e-16) break;
-      }
-      point[i] = x;
-      weight[i] = 2 / ((1 - x * x) * slope * slope);
-    }
+    for (int i = 0; i < n; ++i) legendre_point(n, i, point + i, weight + i);
   }
 };
 
@@ -46,38 +30,6 @@ const Quadrature& quadrature(int n) {
     return made;
   }();
   return all[n];
-}
-
-double step_of(const double* sums, int32_t k) { return sums[k] - (k ? sums[k - 1] : 0); }
-
-// Adds `share` times the law of the interval that a draft in `knot` takes its score from.
-void add_swaps(const TransportPlan& plan, int32_t knot, double share, double* law) {
-  law[knot] += share;
-  const bool needs = step_of(plan.need, knot) > 0;
-  const double *own = needs ? plan.need : plan.give, *partner = needs ? plan.give : plan.need;
-  const double size = step_of(own, knot);
-  if (size <= 0) return;
-  const double end = own[knot], begin = end - size;
-  for (int32_t other = swap_partner(partner, begin), last = swap_partner(partner, end); other <= last; ++other) {
-    const double overlap = std::min(end, partner[other]) - std::max(begin, partner[other] - step_of(partner, other));
-    if (overlap <= 0) continue;
-    const double moved = share * (overlap / size * (plan.rate[knot] - plan.base[knot]) / (plan.base[other] - plan.base[knot]));
-    law[other] += moved;
-    law[knot] -= moved;
-  }
-}
-
-// The distinct tokens drawn at a node.
-struct Drawn {
-  int count = 0, draws = 0;
-  int32_t token[kMaxBlockDraws], times[kMaxBlockDraws];
-  double won[kMaxBlockDraws];  // chance that one of them wins
-};
-
-double raised(double x, int32_t n) {
-  double result = 1;
-  for (; n > 0; --n) result *= x;
-  return result;
 }
 
 // Integral, over one interval of scores, of each token's density times the distribution functions of all other drafts.
@@ -129,8 +81,7 @@ class Block {
       const int32_t child = child_with(node, drawn.token[t]);
       if (child >= 0 ? verify(child, depth + 1, share) : node_coin(coins_, node, 1 + t) < share && finish(depth, drawn.token[t])) return true;
     }
-    const double passes = weight >= 1 || alpha >= 1 ? 1 : (weight - alpha) / (1 - alpha);
-    return node_coin(coins_, node, 0) < passes && emit(node, depth, planned, cap, drawn);
+    return node_coin(coins_, node, 0) < passing_chance(weight, alpha) && emit(node, depth, planned, cap, drawn);
   }
 
   bool finish(int32_t depth, int32_t token) {
@@ -154,31 +105,14 @@ class Block {
   TransportPlan prepare(int32_t node, double weight, Drawn& drawn) {
     const float *p = a_.p + (row_ + node) * a_.vocab, *q = a_.q + (row_ + node) * a_.vocab;
     const int32_t* offset = a_.draw_offsets + b_ * (a_.nodes + 1) + node;
-    for (int64_t d = std::max(0, offset[0]); d < std::min<int64_t>(offset[1], a_.draws) && drawn.draws < kMaxBlockDraws; ++d) {
-      const int32_t token = a_.draw_tokens[d];
-      if (uint64_t(token) >= uint64_t(a_.vocab)) continue;
-      ++drawn.draws;
-      int at = 0;
-      while (at < drawn.count && drawn.token[at] != token) ++at;
-      if (at == drawn.count) drawn.token[drawn.count] = token, drawn.times[drawn.count] = 0, drawn.won[drawn.count++] = 0;
-      ++drawn.times[at];
-    }
+    collect_draws(a_.draw_tokens + std::max(0, offset[0]), a_.draw_tokens + std::min<int64_t>(offset[1], a_.draws), a_.vocab, &drawn);
     const TransportPlan plan = make_transport_plan(p, q, a_.vocab, drawn.draws, weight, arrays_);
     if (plan.threshold > 1) return plan;
     bool busy[kKnots] = {};
     for (int t = 0; t < drawn.count; ++t) {
-      double* law = sums_ + t * kKnots;
-      std::fill(law, law + kKnots, 0.0);
-      const TokenSplit split = split_ratio(token_ratio(p[drawn.token[t]], q[drawn.token[t]]));
-      const double share = double(split.share) / double(1 << kSplitBits);
-      if (share < 1) add_swaps(plan, split.cell, 1 - share, law);
-      if (share > 0) add_swaps(plan, split.cell + 1, share, law);
-      double sum = 0;
-      for (int32_t k = 0; k < kKnots; ++k) {
-        if (law[k] < 0) law[k] = 0;
-        busy[k] |= law[k] > 0;
-        law[k] = sum += law[k];
-      }
+      double* sums = sums_ + t * kKnots;
+      score_sums(plan, p[drawn.token[t]], q[drawn.token[t]], sums);
+      for (int32_t k = 0; k < kKnots; ++k) busy[k] |= step_of(sums, k) > 0;
     }
     for (int32_t k = 0; k < kKnots; ++k) {
       const double left = k ? plan.right[k - 1] : 0;

@@ -36,6 +36,7 @@ void verify_tree_greedy(const VerifyTreeGreedyArgs& args, void* stream);
 void verify_tree_point(const VerifyTreePointArgs& args, void* stream);
 void verify_tree_recursive(const VerifyTreeRecursiveArgs& args, void* stream);
 void verify_tree_transport(const VerifyTreeTransportArgs& args, void* stream);
+void verify_tree_transport_block(const VerifyTreeTransportArgs& args, void* stream);
 void vocab_stats(const VocabStatsArgs& args, void* stream);
 
 }  // namespace cuda
