@@ -196,7 +196,7 @@ class Decoding:
         return self.options.logprobs is not None or self.options.scores
 
     def _verify(self, tree: DraftTree, seen: torch.Tensor, requests: Sequence[Request]) -> list[Kept]:
-        verifier = choose_verifier(self.verifier, tree, requests, seen.device.type)
+        verifier = choose_verifier(self.verifier, tree, requests)
         for request, nodes in zip(requests, tree.num_nodes.tolist()):
             if nodes > 1 or not request.tokens:  # rounds without a draft say nothing about the rule
                 request.stats.verifier = verifier.name

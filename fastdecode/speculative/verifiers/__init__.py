@@ -28,8 +28,8 @@ def make_verifier(verifier: str | Verifier) -> Verifier | None:
     return verifier
 
 
-def choose_verifier(forced: Verifier | None, tree: DraftTree, requests: Sequence[Request], device: str = "cpu") -> Verifier:
-    """The rule for this round; `device` is where the logits are.
+def choose_verifier(forced: Verifier | None, tree: DraftTree, requests: Sequence[Request]) -> Verifier:
+    """The rule for this round.
 
     Raises:
         ValueError: the forced verifier does not fit the way tokens are chosen.
@@ -45,4 +45,4 @@ def choose_verifier(forced: Verifier | None, tree: DraftTree, requests: Sequence
         return VERIFIERS["point"]
     if is_drawn_chain(tree):
         return VERIFIERS["block"]
-    return VERIFIERS["transport_block" if device == "cpu" else "transport"]  # whole trees are verified by compiled code on the CPU only
+    return VERIFIERS["transport_block"]
