@@ -5,7 +5,8 @@
 namespace fastdecode {
 namespace {
 
-constexpr int64_t kTaskRows = 48;  // query rows that share a pass over the keys
+constexpr int64_t kTaskRows = 48;  // query rows that share a pass over the keys,
+constexpr int64_t kFewTokens = 2;  // tokens that do even where there are members to spare
 
 int64_t lowest(const TokenSet& set, int64_t m, int64_t window) { return window ? std::max<int64_t>(0, set.position[m] - window + 1) : 0; }
 
@@ -22,13 +23,9 @@ Range range_in_split(const TokenSet& set, int64_t m, int64_t window, int64_t sta
   return {low, std::min(std::max(clip(set.dense_end[m]), low), high), high};
 }
 
-}  // namespace
-
-SplitRange visible_splits(const TokenSet& set, int64_t m, int64_t window) { return {lowest(set, m, window) / kSplit, (set.visible_end(m) - 1) / kSplit}; }
-
-AttentionPlan plan_attention(const TokenSet& set, const AttentionShape& shape) {
+// Tasks of up to `size` tokens.
+AttentionPlan plan_tasks(const TokenSet& set, const AttentionShape& shape, int64_t size) {
   AttentionPlan plan;
-  const int64_t size = std::max<int64_t>(1, kTaskRows / shape.group());
   int64_t slots = 0;
   for (size_t b = 0; b < set.rows.size(); ++b) {
     if (set.tail_begin[set.begin[b + 1]] > set.tail_begin[set.begin[b]]) slots = std::max<int64_t>(slots, set.slot_count[b]);
@@ -46,6 +43,20 @@ AttentionPlan plan_attention(const TokenSet& set, const AttentionShape& shape) {
     }
   }
   plan.ld = kSplit + round_up(slots, kPanel) + kPanel;
+  return plan;
+}
+
+}  // namespace
+
+SplitRange visible_splits(const TokenSet& set, int64_t m, int64_t window) { return {lowest(set, m, window) / kSplit, (set.visible_end(m) - 1) / kSplit}; }
+
+AttentionPlan plan_attention(const TokenSet& set, const AttentionShape& shape, int members) {
+  int64_t size = std::max<int64_t>(1, kTaskRows / shape.group());
+  AttentionPlan plan = plan_tasks(set, shape, size);
+  while (members > 1 && int64_t(plan.tasks.size()) < 2 * members && size > kFewTokens) {
+    size = std::max(kFewTokens, (std::min(size, set.size()) + 1) / 2);
+    plan = plan_tasks(set, shape, size);
+  }
   return plan;
 }
 

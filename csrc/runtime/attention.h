@@ -28,7 +28,8 @@ struct AttentionPlan {
   int64_t scratch_floats(int64_t dim) const { return rows * (ld + dim); }
 };
 
-AttentionPlan plan_attention(const TokenSet& set, const AttentionShape& shape);
+// Results do not depend on the number of members that will share out the tasks.
+AttentionPlan plan_attention(const TokenSet& set, const AttentionShape& shape, int members);
 
 struct AttentionArgs {
   const TokenSet& set;

@@ -16,7 +16,7 @@ constexpr int64_t kStripPanels = 4, kStrip = kStripPanels * kPanel;  // columns 
 
 // Bytes by which the products ask for weights before they need them, into the second level of the cache: it can wait for more
 // lines at once than the first.
-constexpr int64_t kAhead = 4096;
+constexpr int64_t kAhead = 8192;
 
 // The rows of a tile are addressed as four at a time from one pointer; left alone, compilers keep one pointer per row and run
 // out of registers.

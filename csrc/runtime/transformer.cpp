@@ -214,7 +214,7 @@ class Step {
     windows_.push_back(0);
     for (const Layer& layer : t_.layers)
       if (std::find(windows_.begin(), windows_.end(), layer.window) == windows_.end()) windows_.push_back(layer.window);
-    for (int64_t window : windows_) plans_.push_back(plan_attention(set_, {c_.heads, c_.kv_heads, c_.dim, window}));
+    for (int64_t window : windows_) plans_.push_back(plan_attention(set_, {c_.heads, c_.kv_heads, c_.dim, window}, num_threads()));
   }
   size_t plan_of_window(int64_t window) const { return std::find(windows_.begin(), windows_.end(), window) - windows_.begin(); }
 
