@@ -20,6 +20,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from fastdecode import _C
+from fastdecode.errors import UnsupportedModelError
 from fastdecode.ops._dispatch import DTYPE_CODES
 from fastdecode.targets.base import TargetModel
 from fastdecode.targets.native import NativeTarget
@@ -153,9 +154,12 @@ class EagleHead:
         return self.model.get_output_embeddings().weight.detach().cpu()[torch.from_numpy(self.vocabulary).long()]
 
     def features(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What the head reads of the target: float32 [n, F] from hidden states [taps, n, width]."""
+        """What the head reads of the target: float32 [n, F] from hidden states [taps, n, width].
+
+        Copied by numpy, on this thread: torch would share out even so little, and wait for a core that another process holds.
+        """
         if self.fuses:
-            return hidden.permute(1, 0, 2).flatten(1)
+            return torch.from_numpy(np.ascontiguousarray(hidden.numpy().transpose(1, 0, 2))).flatten(1)
         return F.rms_norm(hidden[0], (self.width,), *self._norm)
 
     def follow(self, cache: "_C.KvCache", rows: Sequence[int], lengths: Sequence[int], texts: Sequence[Sequence[int]], features: torch.Tensor, logits: bool = True) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -228,7 +232,7 @@ def trained_for(path: Path, target: TargetModel) -> bool:
     """Whether the head in a directory says that it was trained for this model."""
     try:
         norm, _ = _final_norm(target)
-    except AttributeError:  # a family with another kind of norm, or a target of its own kind
+    except (AttributeError, UnsupportedModelError):  # a target of its own kind, or a family with another kind of norm
         return False
     return json.loads((path / "config.json").read_text()).get("fastdecode_target") == digest(norm)
 
@@ -241,7 +245,9 @@ def _element(target: TargetModel) -> str:
 
 
 def _final_norm(target: TargetModel) -> tuple[torch.Tensor, float]:
-    """Weights and epsilon of the target's last norm, whose result EAGLE-1 reads."""
-    epsilon = target.model.config.get_text_config(decoder=True).rms_norm_eps
-    weights = target.transformer.norm if isinstance(target, NativeTarget) else target.model.base_model.norm.weight.detach().float().cpu()
-    return torch.as_tensor(weights), epsilon
+    """Weights and epsilon of the target's last norm, whose result EAGLE-1 reads. Raises UnsupportedModelError where that is no RMS norm."""
+    epsilon = getattr(target.model.config.get_text_config(decoder=True), "rms_norm_eps", None)
+    norm = target.transformer.norm if isinstance(target, NativeTarget) else getattr(getattr(target.model.base_model, "norm", None), "weight", None)
+    if epsilon is None or norm is None:
+        raise UnsupportedModelError(f"{type(target.model).__name__} has no RMS norm behind its layers, whose result an EAGLE-1 head reads; such heads are for Llama's relatives")
+    return torch.as_tensor(norm).detach().float().cpu(), epsilon

@@ -247,3 +247,9 @@ def test_wrong_heads_are_refused(model, tmp_path):
         EagleDrafter(folder, width=0)
     with pytest.raises(TypeError, match="head is int"):
         EagleDrafter(3)
+
+
+def test_an_eagle1_head_needs_an_rms_norm_behind_the_layers(tmp_path):
+    gpt = small_model("gpt2", n_embd=HIDDEN, vocab_size=259)
+    with pytest.raises(UnsupportedModelError, match="GPT2LMHeadModel has no RMS norm behind its layers"):
+        EagleHead.load(write(tmp_path / "head", eagle1()), HFTarget(gpt))

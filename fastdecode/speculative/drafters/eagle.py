@@ -141,7 +141,7 @@ class EagleDrafter:
             if not above:
                 return
             rows = list(above)
-            parents = torch.cat([above[r][torch.from_numpy(trees[r].open()).long()] for r in rows])  # [M, width]
+            parents = torch.from_numpy(np.concatenate([above[r].numpy()[trees[r].open()] for r in rows]))  # [M, width]
             scores = [trees[r].open_scores for r in rows]
             counts = [len(s) for s in scores]
             hidden, logits = self.head.grow(state.cache, rows, [state.rows[r].length for r in rows], [(trees[r].tokens, trees[r].parents) for r in rows], counts, parents)
