@@ -57,6 +57,9 @@ class Recipe:
     def __post_init__(self):
         if self.divergence not in DIVERGENCES:
             raise ValueError(f"divergence={self.divergence!r} is unknown; choose one of {', '.join(DIVERGENCES)}")
+        for name in ("steps", "batch", "longest", "refresh", "written", "answer"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name, least in {"on_policy": 0.0, "finish": 0.0, "keep": math.ulp(0.0)}.items():
             if not least <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be a share between 0 and 1{'; 0 would keep no token' if name == 'keep' else ''}")

@@ -18,6 +18,10 @@ def layer_skip_loss(model: PreTrainedModel, tokens: torch.Tensor, early: float =
     """
     if not 0 <= early < float("inf"):
         raise ValueError(f"early={early} must be a finite number of at least 0: what early exits weigh beside the last layer")
+    if tokens.dim() != 2 or tokens.shape[1] < 2:
+        raise ValueError(f"tokens has shape {list(tokens.shape)}, expected [B, T] with T of at least 2: every token is learned from those before it")
+    if not hasattr(model.base_model, "norm"):
+        raise ValueError(f"model is {type(model).__name__}, which has no model.norm before its head; early exits are for Llama's relatives")
     # All but the last are in front of the norm, which the last one has behind it.
     *inner, last = model.base_model(tokens, output_hidden_states=True, use_cache=False).hidden_states[1:]
     states = [*(model.base_model.norm(h) for h in inner), last]

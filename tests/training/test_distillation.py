@@ -128,7 +128,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(target, teacher, data, 
         assert torch.equal(a, b), name
 
 
-@pytest.mark.parametrize(("changes", "message"), (({"divergence": "l2"}, "divergence='l2' is unknown"), ({"on_policy": 1.5}, "on_policy=1.5 must be"), ({"keep": 0.0}, "keep=0.0 must be"), ({"finish": float("nan")}, "finish=nan must be")))
+@pytest.mark.parametrize(("changes", "message"), (({"divergence": "l2"}, "divergence='l2' is unknown"), ({"on_policy": 1.5}, "on_policy=1.5 must be"), ({"keep": 0.0}, "keep=0.0 must be"), ({"finish": float("nan")}, "finish=nan must be"), ({"batch": -1}, "batch=-1 must be at least 1"), ({"steps": 0}, "steps=0 must be at least 1")))
 def test_recipes_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(RECIPE, **changes)

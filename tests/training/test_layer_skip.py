@@ -34,6 +34,13 @@ def test_weights_that_make_no_sense_are_refused(early):
         layer_skip_loss(small_model(), torch.zeros(1, 3, dtype=torch.long), early)
 
 
+def test_models_and_texts_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"tokens has shape \[1, 1\], expected \[B, T\]"):
+        layer_skip_loss(small_model(), torch.zeros(1, 1, dtype=torch.long))
+    with pytest.raises(ValueError, match="model is GPT2LMHeadModel, which has no model.norm"):
+        layer_skip_loss(small_model("gpt2"), torch.zeros(1, 4, dtype=torch.long))
+
+
 def test_a_trained_model_drafts_with_its_first_layer():
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, bos_token_id=None, eos_token_id=None))
