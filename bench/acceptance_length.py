@@ -4,7 +4,7 @@
                                       [--new-tokens 48] [--limit N] [--json FILE]
 
 All rules get trees of the same size from the same laws: independent draws for recursive, transport and transport_block, distinct
-ones for recursive_without_replacement. Differences to the last are paired over prompts, with a 95 % bootstrap interval.
+ones for recursive_without_replacement; for transport_block+1 the most probable token of every node and draws of the others. Differences to the last are paired over prompts, with a 95 % bootstrap interval.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from fastdecode.benchmark import chat_ids, header, load_prompts
 from fastdecode.speculative.drafters import ModelDrafter
 
 PROMPTS = Path(__file__).parent / "data/spec_bench_120.jsonl"
-RULES = {"recursive_without_replacement": False, "recursive": True, "transport": True, "transport_block": True}  # name -> independent draws
+INDEPENDENT, DISTINCT, ONE_FIXED = {}, {"replacement": False}, {"fixed": 1}  # how drafts are drawn
+RULES = {"recursive_without_replacement": DISTINCT, "recursive": INDEPENDENT, "transport": INDEPENDENT, "transport_block": INDEPENDENT, "transport_block+1": ONE_FIXED}
 BASE = "recursive_without_replacement"
 
 
@@ -68,9 +69,9 @@ def main() -> None:
     report = {**header(), "settings": {**vars(args), "json": None}, "temperatures": {}}
     for temperature in map(float, args.temperatures.split(",")):
         rows = {}
-        for rule, replacement in RULES.items():
-            drafter = ModelDrafter(draft, num_tokens=args.depth, replacement=replacement)
-            generator = SpeculativeGenerator(model, tokenizer, drafter=drafter, verifier=rule, max_draft=args.nodes, min_score=0.0)
+        for rule, drawn in RULES.items():
+            drafter = ModelDrafter(draft, num_tokens=args.depth, **drawn)
+            generator = SpeculativeGenerator(model, tokenizer, drafter=drafter, verifier=rule.split("+")[0], max_draft=args.nodes, min_score=0.0)
             rows[rule] = lengths(generator, prompts, args.nodes, args.new_tokens, temperature)
             print(temperature, rule, json.dumps(summary(prompts, rows[rule], rows[BASE])), flush=True)
         report["temperatures"][temperature] = {rule: summary(prompts, samples, rows[BASE]) for rule, samples in rows.items()}

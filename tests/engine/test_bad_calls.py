@@ -79,6 +79,8 @@ CONSTRUCTION = {
     "no drafter in a list": (build(drafter=["suffix", None]), ValueError, r"drafter.*\[1\].*none"),
     "drafter options": (lambda m: PromptLookupDrafter(max_ngram=0), ValueError, r"max_ngram=0 must be a positive integer"),
     "bool as a drafter option": (lambda m: PromptLookupDrafter(branches=True), ValueError, r"branches=True must be a positive integer"),
+    "draft model fixed": (lambda m: ModelDrafter(m, fixed=-1), ValueError, r"fixed=-1 must be an integer of at least 0"),
+    "draft model fixed chain": (lambda m: ModelDrafter(m, fixed=1, branches=False), ValueError, r"fixed=1 tokens beside drawn ones need a tree; pass branches=True"),
     "draft model options": (lambda m: ModelDrafter(m, num_tokens=0), ValueError, r"num_tokens=0 must be a positive integer"),
     "draft model in training mode": (lambda m: SpeculativeGenerator(m, drafter=small_model().train()), ValueError, r"training mode.*eval"),
     "other tokenizer": (lambda m: SpeculativeGenerator(m, byte_tokenizer(), drafter=m, draft_tokenizer=other_tokenizer()), ValueError, r"tokenizer differs: '<extra>' is id \d+ there and None here"),

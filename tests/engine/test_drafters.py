@@ -8,7 +8,7 @@ import torch
 
 from fastdecode import _C
 from fastdecode.speculative.drafters import AdaptiveTrigramDrafter, Budget, CompositeDrafter, PromptLookupDrafter, SuffixDrafter
-from fastdecode.speculative.drafters.drawn_tree import DrawnTree, as_independent, draw, draw_distinct, draws_for, random_numbers
+from fastdecode.speculative.drafters.drawn_tree import DrawnTree, as_independent, draw, draw_distinct, draws_for, random_numbers, without_most_probable
 from fastdecode.speculative.tree import Draft, DraftTree, Draws, merge
 from tests.laws import assert_follows, random_laws
 from tests.models import random_prompt
@@ -235,6 +235,26 @@ def test_drawn_trees_keep_to_their_budget():
     assert {d.node for d in draft.draws} <= {-1, *range(len(draft))} and all(d.law is not None for d in draft.draws)
     for token, parent in zip(draft.tokens.tolist(), draft.parents.tolist()):
         assert token in next(d.tokens for d in draft.draws if d.node == parent)
+
+
+def test_fixed_drafts_are_in_every_tree_and_never_drawn():
+    laws = random_laws(40, 30, seed=2)
+    tree = DrawnTree(nodes=13, depth=1, key=(0, 0, 0, 1), fixed=2)
+    tree.grow(laws[:1])
+    (draws,), top = tree.draft().draws, laws[0].topk(2).indices.tolist()
+    assert set(top) <= set(tree.tokens) and not set(top) & set(draws.tokens)
+    assert not draws.law[top].any() and abs(float(draws.law.sum()) - 1) < 1e-6
+
+
+@pytest.mark.parametrize("law, count, fixed, rest", [
+    ([0.25, 0.25, 0.5], 2, [2, 0], [0, 1, 0]),  # of equals the lower id
+    ([0.0, 1.0, 0.0], 2, [1], None),  # what has no chance is not drafted
+    ([0.5, 0.5], 5, [0, 1], None),
+    ([0.5, 0.5], 0, [], [0.5, 0.5]),
+])  # fmt: skip
+def test_the_most_probable_tokens_and_what_they_leave(law, count, fixed, rest):
+    found, left = without_most_probable(torch.tensor(law), count)
+    assert found == fixed and (left is None if rest is None else left.tolist() == rest)
 
 
 def weights(drafter) -> dict[tuple[int, ...], float]:

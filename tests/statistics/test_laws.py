@@ -122,6 +122,14 @@ def test_distinct_drafts(target, draft_model, verifier, settings):
     assert_follows(drawn_pairs(generator, settings, 1200), exact_pair_law(target, settings))
 
 
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("fixed", [1, 2])
+@pytest.mark.parametrize("verifier", ["recursive", "transport", "transport_block", "auto"])
+def test_fixed_drafts_beside_drawn_ones(target, draft_model, verifier, fixed, settings):
+    generator = SpeculativeGenerator(target, drafter=ModelDrafter(draft_model, fixed=fixed), verifier=verifier)
+    assert_follows(drawn_pairs(generator, settings, 1200), exact_pair_law(target, settings))
+
+
 def test_rules_for_the_other_kind_of_draws_are_refused(target, draft_model):
     for replacement, verifier in ((False, "recursive"), (True, "recursive_without_replacement")):
         generator = SpeculativeGenerator(target, drafter=ModelDrafter(draft_model, replacement=replacement), verifier=verifier)

@@ -75,6 +75,18 @@ def as_independent(draws: Draws, numbers: np.random.Generator) -> list[int]:
     return stream[:length] + draw(law, max(0, length - len(stream)), numbers)
 
 
+def without_most_probable(law: torch.Tensor, count: int) -> tuple[list[int], torch.Tensor | None]:
+    """The `count` most probable tokens of law [V], ties to the lower id, and the law of the others, None where none is left."""
+    if not count:
+        return [], law
+    order = np.argsort(-law.numpy(), kind="stable")[:count]
+    fixed = [int(token) for token in order if law[token] > 0]
+    rest = law.clone()
+    rest[fixed] = 0
+    mass = float(rest.double().sum())
+    return fixed, rest.div_(mass) if mass > 0 else None
+
+
 class DrawnTree:
     """A tree under construction for one request.
 
@@ -82,11 +94,12 @@ class DrawnTree:
         nodes: how many it may hold. depth: how many levels it will get.
         key: seed and request words of the random numbers, round, purpose.
         replacement: whether draws are independent, or distinct and then no more than there is room for.
+        fixed: most probable tokens of every node that are always drafted; only the others are drawn.
     """
 
-    def __init__(self, nodes: int, depth: int, key: tuple[int, int, int, int], replacement: bool = True):
+    def __init__(self, nodes: int, depth: int, key: tuple[int, int, int, int], replacement: bool = True, fixed: int = 0):
         self.width = max(1, nodes // max(1, depth))
-        self.room, self.levels, self.key, self.replacement = nodes, depth, key, replacement
+        self.room, self.levels, self.key, self.replacement, self.fixed = nodes, depth, key, replacement, fixed
         self.tokens: list[int] = []
         self.parents: list[int] = []
         self.scores: list[float] = []
@@ -106,10 +119,7 @@ class DrawnTree:
             law = laws[node + 1]
             if not 0 < float(law.numpy().sum()) < np.inf:  # NaN is in no interval
                 continue
-            numbers = random_numbers((*self.key[:2], self.key[2] << 32 | len(self.draws), self.key[3]))
-            drawn = draw(law, draws_for(law, share), numbers) if self.replacement else draw_distinct(law, share, numbers)
-            self.draws.append(Draws(node, drawn, law, self.replacement))
-            for token in drawn:
+            for token in self._tokens(node, law, share):
                 candidates[node, token] = weight * float(law[token])
         best = sorted(candidates, key=candidates.__getitem__, reverse=True)[: min(self.width, self.room)]
         first = len(self.tokens)
@@ -120,6 +130,17 @@ class DrawnTree:
         self.frontier = list(range(first, len(self.tokens)))
         self.room -= len(best)
         self.levels -= 1
+
+    def _tokens(self, node: int, law: torch.Tensor, children: int) -> list[int]:
+        """About so many tokens to follow a node, some of them more than once: those that are fixed, and draws from what these leave of law [V]."""
+        fixed, rest = without_most_probable(law, self.fixed)
+        if rest is None:
+            return fixed
+        numbers = random_numbers((*self.key[:2], self.key[2] << 32 | len(self.draws), self.key[3]))
+        wanted = max(1, children - len(fixed))
+        drawn = draw(rest, draws_for(rest, wanted), numbers) if self.replacement else draw_distinct(rest, wanted, numbers)
+        self.draws.append(Draws(node, drawn, rest, self.replacement))
+        return fixed + drawn
 
     def draft(self) -> Draft:
         return Draft(np.asarray(self.tokens, np.int32), np.asarray(self.parents, np.int32), np.asarray(self.scores, np.float32), tuple(self.draws))

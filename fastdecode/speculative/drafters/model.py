@@ -39,20 +39,25 @@ class ModelDrafter:
         siblings: alternatives per position for greedy requests.
         branches: whether sampled requests get a tree; else a chain with one draw per position.
         replacement: whether several draws at a node are independent, or distinct.
+        fixed: most probable tokens of every node of a sampled tree that are always drafted; only the others are drawn.
     """
 
     name = "model"
 
-    def __init__(self, model: PreTrainedModel, num_tokens: int = 6, siblings: int = 1, branches: bool = True, replacement: bool = True):
+    def __init__(self, model: PreTrainedModel, num_tokens: int = 6, siblings: int = 1, branches: bool = True, replacement: bool = True, fixed: int = 0):
         if not isinstance(num_tokens, int) or isinstance(num_tokens, bool) or num_tokens < 1:
             raise ValueError(f"num_tokens={num_tokens!r} must be a positive integer")
         if not isinstance(siblings, int) or isinstance(siblings, bool) or siblings < 0:
             raise ValueError(f"siblings={siblings!r} must be an integer of at least 0")
+        if not isinstance(fixed, int) or isinstance(fixed, bool) or fixed < 0:
+            raise ValueError(f"fixed={fixed!r} must be an integer of at least 0")
+        if fixed and not branches:
+            raise ValueError(f"fixed={fixed} tokens beside drawn ones need a tree; pass branches=True")
         self.target = make_target("auto", model)
         for name, value in (("branches", branches), ("replacement", replacement)):
             if not isinstance(value, bool):
                 raise TypeError(f"{name}={value!r} must be True or False")
-        self.num_tokens, self.siblings, self.branches, self.replacement = num_tokens, siblings, branches, replacement
+        self.num_tokens, self.siblings, self.branches, self.replacement, self.fixed = num_tokens, siblings, branches, replacement, fixed
         self.vocab_size: int | None = None  # of the model that verifies; set by the generator
 
     def level_seconds(self) -> float:
@@ -88,7 +93,7 @@ class ModelDrafter:
 
     def _drawn_trees(self, state: _State, rows: Sequence[int], budgets: Sequence[Budget]) -> list[Draft]:
         """Level by level; every level is one pass over the nodes so far."""
-        trees = {r: DrawnTree(b.nodes, min(self.num_tokens, b.depth), (*state.requests[r].key, b.round, DRAFT), self.replacement) for r, b in zip(rows, budgets)}
+        trees = {r: DrawnTree(b.nodes, min(self.num_tokens, b.depth), (*state.requests[r].key, b.round, DRAFT), self.replacement, self.fixed) for r, b in zip(rows, budgets)}
         growing = [r for r in rows if trees[r].growing]
         if not growing:
             return [Draft.empty() for _ in rows]
