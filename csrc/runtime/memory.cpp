@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <new>
 
 #if defined(__linux__)
@@ -11,7 +12,9 @@
 namespace fastdecode {
 namespace {
 
-constexpr size_t kLine = 64, kHugePage = size_t(1) << 21;
+constexpr size_t kLine = 64, kPage = 4096, kHugePage = size_t(1) << 21, kSlab = 32 * kHugePage;
+
+size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 bool is_mapped(size_t bytes) {
 #if defined(__linux__)
@@ -22,12 +25,17 @@ bool is_mapped(size_t bytes) {
 #endif
 }
 
+// Starts on a huge page, so that the first ones can be huge too.
 void* map(size_t bytes) {
 #if defined(__linux__)
-  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) return nullptr;
-  madvise(data, bytes, MADV_HUGEPAGE);
-  return data;
+  void* reserved = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (reserved == MAP_FAILED) return nullptr;
+  char* begin = static_cast<char*>(reserved);
+  const size_t before = -reinterpret_cast<uintptr_t>(begin) & (kHugePage - 1), pages = round_up(bytes, kPage);
+  if (before) munmap(begin, before);
+  if (before + pages < bytes + kHugePage) munmap(begin + before + pages, bytes + kHugePage - before - pages);
+  madvise(begin + before, bytes, MADV_HUGEPAGE);
+  return begin + before;
 #else
   (void)bytes;
   return nullptr;
@@ -35,7 +43,7 @@ void* map(size_t bytes) {
 }
 
 void* allocate(size_t bytes) {
-  void* data = std::aligned_alloc(kLine, (bytes + kLine - 1) / kLine * kLine);
+  void* data = std::aligned_alloc(kLine, round_up(bytes, kLine));
   if (data) std::memset(data, 0, bytes);
   return data;
 }
@@ -48,7 +56,27 @@ Memory::Memory(size_t bytes) : bytes_(bytes) {
   if (!data_) throw std::bad_alloc();
 }
 
+Memory Memory::lasting(size_t bytes) {
+  struct Slab {
+    Memory memory{kSlab};
+    size_t used = 0;
+  };
+  static std::mutex mutex;
+  static std::weak_ptr<Slab> current;  // alive as long as one of its blocks is
+  if (bytes == 0 || bytes > kSlab / 2) return Memory(bytes);
+  const std::lock_guard<std::mutex> lock(mutex);
+  std::shared_ptr<Slab> slab = current.lock();
+  if (!slab || slab->used + bytes > kSlab) current = slab = std::make_shared<Slab>();
+  Memory block;
+  block.data_ = slab->memory.at(int64_t(slab->used));
+  block.bytes_ = bytes;
+  slab->used += round_up(bytes, kPage);
+  block.slab_ = std::move(slab);
+  return block;
+}
+
 Memory::~Memory() {
+  if (slab_) return;
 #if defined(__linux__)
   if (data_ && is_mapped(bytes_)) {
     munmap(data_, bytes_);

@@ -9,7 +9,7 @@
 namespace fastdecode {
 
 PackedMatrix::PackedMatrix(Element element, int64_t outputs, int64_t inputs)
-    : element_(element), inputs_(inputs), depth_(round_up(inputs, kDepth)), panels_((outputs + kPanel - 1) / kPanel), data_(panels_ * panel_bytes(element, depth_)) {
+    : element_(element), inputs_(inputs), depth_(round_up(inputs, kDepth)), panels_((outputs + kPanel - 1) / kPanel), data_(Memory::lasting(size_t(panels_ * panel_bytes(element, depth_)))) {
   if (element == Element::i8)
     for (int64_t p = 0; p < panels_; ++p) std::fill_n(panel<uint8_t>(p * kPanel), kPanel * depth_, uint8_t(128));  // zero weights
 }
