@@ -6,6 +6,7 @@
 
 #include <immintrin.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -41,7 +42,7 @@ static void tile_dot_bf16() {
         uint16_t a[2], b[2];
         memcpy(a, tile_data[A][r] + 4 * k, 4);
         memcpy(b, tile_data[B][k] + 4 * n, 4);
-        for (int i = 0; i < 2; ++i) sum[i] += float_of_bf16(a[i]) * float_of_bf16(b[i]);
+        for (int i = 0; i < 2; ++i) sum[i] = std::fma(float_of_bf16(a[i]), float_of_bf16(b[i]), sum[i]);
       }
       float c;
       memcpy(&c, tile_data[C][r] + 4 * n, 4);
@@ -64,8 +65,8 @@ static void tile_dot_bytes() {
 }
 static void tile_release() {}
 
-
 #define FD_TILE_LOAD(t, from, stride) tile_load<t>(from, stride)
+#define FD_TILE_LOAD_ONCE(t, from, stride) tile_load<t>(from, stride)
 #define FD_TILE_STORE(t, to, stride) tile_store<t>(to, stride)
 #define FD_TILE_ZERO(t) tile_zero<t>()
 #define FD_TILE_DOT_BF16(c, a, b) tile_dot_bf16<c, a, b>()
@@ -75,6 +76,7 @@ static void tile_release() {}
 
 // Macros, because the intrinsics paste the tile numbers into the names of registers.
 #define FD_TILE_LOAD(t, from, stride) _tile_loadd(t, from, stride)
+#define FD_TILE_LOAD_ONCE(t, from, stride) _tile_stream_loadd(t, from, stride)  // leaves the first level of the cache to the inputs
 #define FD_TILE_STORE(t, to, stride) _tile_stored(t, to, stride)
 #define FD_TILE_ZERO(t) _tile_zero(t)
 #define FD_TILE_DOT_BF16(c, a, b) _tile_dpbf16ps(c, a, b)

@@ -1,12 +1,15 @@
 #include "runtime/attention.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace fastdecode {
 namespace {
 
 constexpr int64_t kTaskRows = 48;  // query rows that share a pass over the keys,
 constexpr int64_t kFewTokens = 2;  // tokens that do even where there are members to spare
+constexpr int64_t kMostKeyStep = 32;
+constexpr int kTurns = 4;          // weights asked for beside a row, in fours of lines
 
 int64_t lowest(const TokenSet& set, int64_t m, int64_t window) { return window ? std::max<int64_t>(0, set.position[m] - window + 1) : 0; }
 
@@ -23,12 +26,16 @@ Range range_in_split(const TokenSet& set, int64_t m, int64_t window, int64_t sta
   return {low, std::min(std::max(clip(set.dense_end[m]), low), high), high};
 }
 
+// Where the step of keys begins that the tail's first key belongs to: from there on a token's keys are added up by themselves.
+int64_t tail_step(const Range& range, const StepKernels& kernels) { return range.dense / kernels.key_step * kernels.key_step; }
+
 // Tasks of up to `size` tokens.
 AttentionPlan plan_tasks(const TokenSet& set, const AttentionShape& shape, int64_t size) {
   AttentionPlan plan;
   int64_t slots = 0;
   for (size_t b = 0; b < set.rows.size(); ++b) {
     if (set.tail_begin[set.begin[b + 1]] > set.tail_begin[set.begin[b]]) slots = std::max<int64_t>(slots, set.slot_count[b]);
+    const size_t first_task = plan.tasks.size();  // of head 0
     for (int64_t begin = set.begin[b]; begin < set.begin[b + 1]; begin += size) {
       const int64_t end = std::min<int64_t>(begin + size, set.begin[b + 1]);
       SplitRange range{INT64_MAX, 0};
@@ -38,11 +45,16 @@ AttentionPlan plan_tasks(const TokenSet& set, const AttentionShape& shape, int64
       }
       plan.splits = std::max(plan.splits, range.last + 1);
       plan.rows = std::max(plan.rows, (end - begin) * shape.group());
-      for (int64_t split = range.first; split <= range.last; ++split)
-        for (int64_t head = 0; head < shape.kv_heads; ++head) plan.tasks.push_back({int32_t(b), int32_t(head), int32_t(begin), int32_t(end), int32_t(split)});
+      for (int64_t split = range.first; split <= range.last; ++split) plan.tasks.push_back({int32_t(b), 0, int32_t(begin), int32_t(end), int32_t(split)});
     }
+    const size_t tasks = plan.tasks.size() - first_task;
+    for (int64_t head = 1; head < shape.kv_heads; ++head)
+      for (size_t i = 0; i < tasks; ++i) {
+        plan.tasks.push_back(plan.tasks[first_task + i]);
+        plan.tasks.back().head = int32_t(head);
+      }
   }
-  plan.ld = kSplit + round_up(slots, kPanel) + kPanel;
+  plan.ld = kSplit + round_up(slots, kPanel) + 2 * kMostKeyStep;
   return plan;
 }
 
@@ -78,11 +90,12 @@ void attend(const AttentionArgs& a, const AttentionTask& task, float* scratch) {
     tails |= r.has_tail();
   }
   if (low >= high) return;
-  low = low / kPanel * kPanel;
-  high = round_up(high, kPanel);
+  const int64_t step = std::max(kPanel, a.kernels.key_step);
+  low = low / step * step;
+  high = round_up(high, step);
 
   const char* queries = a.queries + (task.head * set.size() + task.begin) * group * a.depth * element;
-  PanelGemm dot{queries, a.depth * element, keys + start * a.depth * element, rows, a.depth, low / kPanel, (dense + kPanel - 1) / kPanel, Epilogue::store, scores, ld, nullptr, nullptr, 0};
+  PanelGemm dot{queries, a.depth * element, keys + start * a.depth * element, rows, a.depth, low / kPanel, (dense + kPanel - 1) / kPanel, Epilogue::store, scores, ld, nullptr, nullptr, 0, nullptr};
   if (dense > low) a.kernels.gemm(dot);
   const int64_t new_slots = set.first_slot[task.sequence] / kPanel * kPanel;  // scores of the step's own keys stand behind the split's
   if (tails) {
@@ -97,6 +110,7 @@ void attend(const AttentionArgs& a, const AttentionTask& task, float* scratch) {
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t m = task.begin + r / group;
     const Range range = range_in_split(set, m, a.shape.window, start);
+    ask_ahead(a.stream, kTurns);
     float* s = scores + r * ld;
     if (range.empty()) {
       std::fill(s + low, s + high, 0.0f);
@@ -106,20 +120,25 @@ void attend(const AttentionArgs& a, const AttentionTask& task, float* scratch) {
     for (int64_t i = 0; i < tail_size; ++i) s[range.dense + i] = s[kSplit + set.tail[tail + i] - new_slots];
     float* part = a.parts + ((m * a.shape.heads + task.head * group + r % group) * a.plan.splits + task.split) * a.shape.part();
     part[dim + 1] = a.kernels.softmax(s, low, range.low, range.high, high, part + dim);
-    for (int64_t i = 0; i < tail_size; ++i) {
-      s[kSplit + i] = s[range.dense + i];
-      s[range.dense + i] = 0;
-    }
+    if (tail_size == 0) continue;
+    const int64_t from = tail_step(range, a.kernels);
+    std::copy(s + from, s + range.high, s + kSplit);
+    std::fill(s + from, s + range.high, 0.0f);
   }
   if (dense > low) a.kernels.weigh({scores, ld, values + start * dim * element, nullptr, dim, rows, low, dense, sums});
 
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t m = task.begin + r / group;
     const Range range = range_in_split(set, m, a.shape.window, start);
+    ask_ahead(a.stream, kTurns);
     if (range.empty()) continue;
     if (range.has_tail()) {
       const int32_t* tail = set.tail.data() + set.tail_begin[m] + (start + range.dense - set.dense_end[m]);
-      a.kernels.weigh({scores + r * ld + kSplit, ld, values, tail, dim, 1, 0, range.high - range.dense, sums + r * dim});
+      const int64_t from = tail_step(range, a.kernels), count = range.dense - from;
+      int32_t slots[kSplit];
+      std::iota(slots, slots + count, int32_t(start + from));
+      std::copy(tail, tail + (range.high - range.dense), slots + count);
+      a.kernels.weigh({scores + r * ld + kSplit, ld, values, slots, dim, 1, 0, range.high - from, sums + r * dim});
     }
     const int64_t head = task.head * group + r % group;
     float* part = a.parts + ((m * a.shape.heads + head) * a.plan.splits + task.split) * a.shape.part();

@@ -42,6 +42,7 @@ struct AttentionArgs {
   float* parts;         // [M, heads, splits, part()]
   char* out;            // elements [M, ld_out] of the finished rows when there is one split; null: merge the parts later
   int64_t ld_out;
+  WeightStream& stream;  // of the member, which asks for weights meanwhile
 };
 
 void attend(const AttentionArgs& args, const AttentionTask& task, float* scratch);

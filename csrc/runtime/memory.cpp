@@ -12,7 +12,7 @@
 namespace fastdecode {
 namespace {
 
-constexpr size_t kLine = 64, kPage = 4096, kHugePage = size_t(1) << 21, kSlab = 32 * kHugePage;
+constexpr size_t kPage = 4096, kHugePage = size_t(1) << 21, kSlab = 32 * kHugePage;
 
 size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
@@ -43,7 +43,7 @@ void* map(size_t bytes) {
 }
 
 void* allocate(size_t bytes) {
-  void* data = std::aligned_alloc(kLine, round_up(bytes, kLine));
+  void* data = std::aligned_alloc(64, round_up(bytes, 64));
   if (data) std::memset(data, 0, bytes);
   return data;
 }

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "runtime/weight_stream.h"
+
 namespace fastdecode {
 
 constexpr int64_t kPanel = 16;  // columns of packed weights (or keys) that lie side by side
@@ -57,9 +59,11 @@ struct PanelGemm {
   const float* bias;  // per column, or null
   void* gated;        // silu, gelu: panels 2i and 2i + 1 are gate and up of the columns 16i on of [rows, ld_gated], f32 for i8
   int64_t ld_gated;
+  WeightStream* stream;  // of the weights, for kernels that ask for what comes next; or null
 };
 
-// out[r, :] += sum over j in [begin, end), in that order, of p[r, j] * v[slot j, :].
+// out[r, :] += sum over j in [begin, end) of p[r, j] * v[slot j, :], step by step (see StepKernels) from `begin` on. Behind `end`
+// p is readable up to the end of the step.
 struct WeightedValues {
   const float* p;
   int64_t ldp;
@@ -80,6 +84,7 @@ struct StepKernels {
   void (*convert)(const float* x, int64_t n, float scale, void* out);                             // scale * x to elements
   float (*softmax)(float* s, int64_t begin, int64_t low, int64_t high, int64_t end, float* sum);  // see the body
   void (*weigh)(const WeightedValues&);
+  int64_t key_step;  // keys, from a multiple of it on, whose weighted values are added up before they are added to the rest
   void (*merge)(const float* parts, int64_t stride, int64_t count, int64_t dim, void* out);       // see the body
 };
 

@@ -15,107 +15,263 @@ template <>
 struct Shape<float> {
   static const int rows = 28, sums = 2;  // the float products stay with vectors
 };
+template <>
+struct Shape<int8_t> {
+  static const int rows = 2, sums = 2;  // as do those of a few rows of bytes: integers are the same however they are added
+};
 
 static void tile_gemm(const PanelGemm& g);
 static void byte_tile_gemm(const PanelGemm& g);
+static void tile_weigh(const WeightedValues& w);
 
 }  // namespace FD_SIMD_NAMESPACE
 }  // namespace fastdecode
 
 #define FD_BF16_GEMM tile_gemm
 #define FD_BYTE_GEMM byte_tile_gemm
+#define FD_BF16_WEIGH tile_weigh, 32
 #include "runtime/step_kernels_body.h"
+#include "runtime/step_tile_order.h"
 
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
 
 static const int64_t kTile = 16;
 
-// Sums of up to 32 rows and P panels. Every sum takes the depth in the same steps, whatever the number of rows.
+// A block of rows of a product with two panels (or the last one of an odd number), whose sums are there but not finished. Its rows
+// are finished a few at a time between the tile instructions of the next block: vectors and tiles work side by side, and the
+// weights that come next are asked for at an even pace.
+struct TileBlock {
+  int64_t row, rows, panel, panels, done;
+};
+
+// Sums of a block of float rows.
+struct FloatSums {
+  TileBlock block;
+  alignas(64) float sums[2 * kTile][kStrip];
+
+  void finish_rows(const PanelGemm& g, int64_t count) {
+    if (count > block.rows - block.done) count = block.rows - block.done;
+    if (count <= 0) return;
+    finish<uint16_t>(g, block.row + block.done, count, block.panel, block.panels, sums + block.done);
+    block.done += count;
+  }
+};
+
+// Up to 32 rows and P panels. Every sum takes the depth in the same steps, whatever the number of rows.
 template <int P, bool Both>
-static void tile_sums(const PanelGemm& g, int64_t row, int64_t panel, float (&sums)[2 * kTile][kStrip]) {
+static void tile_sums(const PanelGemm& g, FloatSums& out, FloatSums& before, int turns) {
   FD_TILE_ZERO(0);
   if (P > 1) FD_TILE_ZERO(1);
   if (Both) FD_TILE_ZERO(2);
   if (Both && P > 1) FD_TILE_ZERO(3);
-  const char* a = static_cast<const char*>(g.a) + row * g.lda;
-  const uint16_t* w = static_cast<const uint16_t*>(g.w) + panel * kPanel * g.depth;
+  const char* a = static_cast<const char*>(g.a) + out.block.row * g.lda;
+  const uint16_t* w = static_cast<const uint16_t*>(g.w) + out.block.panel * kPanel * g.depth;
+  const int64_t rows_per_step = (32 * before.block.rows + g.depth - 1) / g.depth;
   for (int64_t k = 0; k < g.depth; k += 32) {
-    FD_TILE_LOAD(6, w + k * kPanel, 64);
-    if (P > 1) FD_TILE_LOAD(7, w + (g.depth + k) * kPanel, 64);
+    FD_TILE_LOAD_ONCE(6, w + k * kPanel, 64);
     FD_TILE_LOAD(4, a + 2 * k, g.lda);
+    if (turns) ask(*g.stream, turns);
     FD_TILE_DOT_BF16(0, 4, 6);
+    if (P > 1) FD_TILE_LOAD_ONCE(7, w + (g.depth + k) * kPanel, 64);
     if (P > 1) FD_TILE_DOT_BF16(1, 4, 7);
+    before.finish_rows(g, rows_per_step);
     if (!Both) continue;
     FD_TILE_LOAD(5, a + kTile * g.lda + 2 * k, g.lda);
     FD_TILE_DOT_BF16(2, 5, 6);
     if (P > 1) FD_TILE_DOT_BF16(3, 5, 7);
   }
-  FD_TILE_STORE(0, sums[0], sizeof sums[0]);
-  if (P > 1) FD_TILE_STORE(1, sums[0] + kTile, sizeof sums[0]);
-  if (Both) FD_TILE_STORE(2, sums[kTile], sizeof sums[0]);
-  if (Both && P > 1) FD_TILE_STORE(3, sums[kTile] + kTile, sizeof sums[0]);
+  FD_TILE_STORE(0, out.sums[0], sizeof out.sums[0]);
+  if (P > 1) FD_TILE_STORE(1, out.sums[0] + kTile, sizeof out.sums[0]);
+  if (Both) FD_TILE_STORE(2, out.sums[kTile], sizeof out.sums[0]);
+  if (Both && P > 1) FD_TILE_STORE(3, out.sums[kTile] + kTile, sizeof out.sums[0]);
 }
 
-template <int P>
-static void tile_block(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel) {
-  alignas(64) float sums[2 * kTile][kStrip];
-  if (rows > kTile)
-    tile_sums<P, true>(g, row, panel, sums);
-  else
-    tile_sums<P, false>(g, row, panel, sums);
-  finish<uint16_t>(g, row, rows, panel, P, sums);
-}
+struct FloatTiles {
+  using Sums = FloatSums;
+  static const int64_t rows = 2 * kTile;  // of a block
+  static int64_t panel_bytes(int64_t depth) { return kPanel * depth * 2; }
 
-static void tile_gemm(const PanelGemm& g) {
-  for (int64_t row = 0; row < g.rows; row += 2 * kTile) {
-    const int64_t rows = g.rows - row < 2 * kTile ? g.rows - row : 2 * kTile;
-    tile_configure(int(rows < kTile ? rows : kTile), int(rows > kTile ? rows - kTile : 0));
-    int64_t panel = g.panel_begin;
-    for (; panel + 2 <= g.panel_end; panel += 2) tile_block<2>(g, row, rows, panel);
-    if (panel < g.panel_end) tile_block<1>(g, row, rows, panel);
+  static void configure(int64_t n) { tile_configure(int(n < kTile ? n : kTile), int(n > kTile ? n - kTile : 0)); }
+  static void run(const PanelGemm& g, FloatSums& out, FloatSums& before, int turns) {
+    if (out.block.panels > 1)
+      out.block.rows > kTile ? tile_sums<2, true>(g, out, before, turns) : tile_sums<2, false>(g, out, before, turns);
+    else
+      out.block.rows > kTile ? tile_sums<1, true>(g, out, before, turns) : tile_sums<1, false>(g, out, before, turns);
   }
-  tile_release();
-}
+};
+
+// Sums over the high and the low bytes of the inputs.
+struct ByteSums {
+  TileBlock block;
+  alignas(64) int32_t high[kTile][kStrip], low[kTile][kStrip];
+
+  void finish_rows(const PanelGemm& g, int64_t count) {
+    if (count > block.rows - block.done) count = block.rows - block.done;
+    if (count <= 0) return;
+    float sums[kTile][kStrip];
+    finish_bytes(g, block.row + block.done, count, block.panel, block.panels, high + block.done, low + block.done, sums);
+    block.done += count;
+  }
+};
 
 // Up to 16 rows and P panels of int8 weights: sums of the high bytes in tiles 0 and 1, of the low bytes in 2 and 3.
 template <int P>
-static void byte_tile_block(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel) {
+static void byte_tile_sums(const PanelGemm& g, ByteSums& out, ByteSums& before, int turns) {
   const int64_t stride = kPanel * g.depth + kPanel * 4;
-  const char *a = static_cast<const char*>(g.a) + row * g.lda, *w = static_cast<const char*>(g.w) + panel * stride;
+  const char *a = static_cast<const char*>(g.a) + out.block.row * g.lda, *w = static_cast<const char*>(g.w) + out.block.panel * stride;
+  const int64_t rows_per_step = (64 * before.block.rows + g.depth - 1) / g.depth;
   FD_TILE_ZERO(0);
   FD_TILE_ZERO(2);
   if (P > 1) FD_TILE_ZERO(1);
   if (P > 1) FD_TILE_ZERO(3);
   for (int64_t k = 0; k < g.depth; k += 64) {
+    FD_TILE_LOAD_ONCE(6, w + k * kPanel, 64);
     FD_TILE_LOAD(4, a + k, g.lda);
     FD_TILE_LOAD(5, a + g.depth + k, g.lda);
-    FD_TILE_LOAD(6, w + k * kPanel, 64);
+    if (turns) ask(*g.stream, turns);
     FD_TILE_DOT_BYTES(0, 4, 6);
     FD_TILE_DOT_BYTES(2, 5, 6);
+    before.finish_rows(g, rows_per_step);
     if (P == 1) continue;
-    FD_TILE_LOAD(7, w + stride + k * kPanel, 64);
+    FD_TILE_LOAD_ONCE(7, w + stride + k * kPanel, 64);
     FD_TILE_DOT_BYTES(1, 4, 7);
     FD_TILE_DOT_BYTES(3, 5, 7);
   }
-  int32_t high[kTile][kStrip], low[kTile][kStrip];
-  float sums[kTile][kStrip];
-  FD_TILE_STORE(0, high[0], sizeof high[0]);
-  FD_TILE_STORE(2, low[0], sizeof low[0]);
-  if (P > 1) FD_TILE_STORE(1, high[0] + kPanel, sizeof high[0]);
-  if (P > 1) FD_TILE_STORE(3, low[0] + kPanel, sizeof low[0]);
-  finish_bytes(g, row, rows, panel, P, high, low, sums);
+  FD_TILE_STORE(0, out.high[0], sizeof out.high[0]);
+  FD_TILE_STORE(2, out.low[0], sizeof out.low[0]);
+  if (P > 1) FD_TILE_STORE(1, out.high[0] + kPanel, sizeof out.high[0]);
+  if (P > 1) FD_TILE_STORE(3, out.low[0] + kPanel, sizeof out.low[0]);
 }
 
-static void byte_tile_gemm(const PanelGemm& g) {
-  for (int64_t row = 0; row < g.rows; row += kTile) {
-    const int64_t rows = g.rows - row < kTile ? g.rows - row : kTile;
-    tile_configure(int(rows), int(rows));
-    int64_t panel = g.panel_begin;
-    for (; panel + 2 <= g.panel_end; panel += 2) byte_tile_block<2>(g, row, rows, panel);
-    if (panel < g.panel_end) byte_tile_block<1>(g, row, rows, panel);
+struct ByteTiles {
+  using Sums = ByteSums;
+  static const int64_t rows = kTile;
+  static int64_t panel_bytes(int64_t depth) { return kPanel * (depth + 4); }
+
+  static void configure(int64_t n) { tile_configure(int(n), int(n)); }
+  static void run(const PanelGemm& g, ByteSums& out, ByteSums& before, int turns) { out.block.panels > 1 ? byte_tile_sums<2>(g, out, before, turns) : byte_tile_sums<1>(g, out, before, turns); }
+};
+
+// Blocks of nearly equal size. Weights that come from memory meet all rows before the next two panels are read: a step over two
+// panels reads 2 KB. What is in the cache, like keys, meets one block of rows after the other, as a change of their number costs time.
+template <class Tiles>
+class TileProduct {
+ public:
+  explicit TileProduct(const PanelGemm& g) : g_(g), blocks_((g.rows + Tiles::rows - 1) / Tiles::rows) { sums_[1].block = {}; }
+  ~TileProduct() {
+    sums_[now_ ^ 1].finish_rows(g_, Tiles::rows);
+    tile_release();
+  }
+
+  void run() {
+    if (g_.stream) {
+      for (int64_t panel = g_.panel_begin; panel < g_.panel_end; panel += 2) {
+        const int turns = g_.stream->near_ahead() ? 0 : int((8 + blocks_ - 1) / blocks_);
+        for (int64_t b = 0; b < blocks_; ++b) step(b, panel, turns);
+        g_.stream->use(2 * Tiles::panel_bytes(g_.depth));
+      }
+    } else {
+      for (int64_t b = 0; b < blocks_; ++b)
+        for (int64_t panel = g_.panel_begin; panel < g_.panel_end; panel += 2) step(b, panel, 0);
+    }
+  }
+
+ private:
+  __attribute__((always_inline)) void step(int64_t b, int64_t panel, int turns) {
+    const int64_t row = g_.rows * b / blocks_, rows = g_.rows * (b + 1) / blocks_ - row;
+    if (rows != configured_) Tiles::configure(configured_ = rows);
+    sums_[now_].block = {row, rows, panel, g_.panel_end - panel < 2 ? 1 : 2, 0};
+    Tiles::run(g_, sums_[now_], sums_[now_ ^ 1], turns);
+    now_ ^= 1;
+    sums_[now_].finish_rows(g_, Tiles::rows);
+  }
+
+  const PanelGemm& g_;
+  const int64_t blocks_;
+  int64_t configured_ = 0;
+  int now_ = 0;
+  typename Tiles::Sums sums_[2];
+};
+
+static void tile_gemm(const PanelGemm& g) {
+  const FlushDenormals flush;
+  g.rows <= kFewRows ? few_rows<kFewRows>(g) : TileProduct<FloatTiles>(g).run();
+}
+
+static void byte_tile_gemm(const PanelGemm& g) { g.rows <= Shape<int8_t>::rows ? gemm<int8_t>(g) : TileProduct<ByteTiles>(g).run(); }
+
+static const int64_t kFewQueries = 8;                     // that are not worth laying out values for tiles
+static const int64_t kKeys = 4 * kStep, kMostDims = 512;  // of values that are laid out at a time
+
+// Values of the keys [start, start + kKeys), of them `count`, as tiles of 16 pairs of keys and 16 dimensions: [kKeys / 32][dim / 16].
+static void pair_values(const WeightedValues& w, int64_t start, int64_t count, uint16_t* tiles) {
+  const uint16_t* v = static_cast<const uint16_t*>(w.v) + start * w.dim;
+  for (int64_t j = 0; j < (count + kStep - 1) / kStep * kStep; j += 2)
+    for (int64_t c = 0; c < w.dim; c += kPanel) {
+      const auto words = [&](int64_t key) { return key < count ? _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + key * w.dim + c))) : _mm512_setzero_si512(); };
+      uint16_t* tile = tiles + (j / kStep * (w.dim / kPanel) + c / kPanel) * kStep * kPanel;
+      _mm512_store_si512(tile + j % kStep * kPanel, _mm512_or_si512(words(j), _mm512_slli_epi32(words(j + 1), 16)));
+    }
+}
+
+// out[rows, P panels] += p[rows, steps * 32] times values.
+template <int P>
+static void tile_weights(const uint16_t* p, const uint16_t* values, int64_t steps, int64_t dim, float* out) {
+  const int64_t ld = dim * 4;
+  FD_TILE_LOAD(0, out, ld);
+  if (P > 1) FD_TILE_LOAD(1, out + kTile, ld);
+  if (P > 2) FD_TILE_LOAD(2, out + 2 * kTile, ld);
+  if (P > 3) FD_TILE_LOAD(3, out + 3 * kTile, ld);
+  for (int64_t s = 0; s < steps; ++s, p += kStep, values += kStep * dim) {
+    const int64_t tile = kStep * kPanel;
+    FD_TILE_LOAD(4, p, kKeys * 2);
+    FD_TILE_LOAD(6, values, 64);
+    FD_TILE_DOT_BF16(0, 4, 6);
+    if (P > 1) FD_TILE_LOAD(7, values + tile, 64);
+    if (P > 1) FD_TILE_DOT_BF16(1, 4, 7);
+    if (P > 2) FD_TILE_LOAD(6, values + 2 * tile, 64);
+    if (P > 2) FD_TILE_DOT_BF16(2, 4, 6);
+    if (P > 3) FD_TILE_LOAD(7, values + 3 * tile, 64);
+    if (P > 3) FD_TILE_DOT_BF16(3, 4, 7);
+  }
+  FD_TILE_STORE(0, out, ld);
+  if (P > 1) FD_TILE_STORE(1, out + kTile, ld);
+  if (P > 2) FD_TILE_STORE(2, out + 2 * kTile, ld);
+  if (P > 3) FD_TILE_STORE(3, out + 3 * kTile, ld);
+}
+
+static void weigh_many(const WeightedValues& w) {
+  alignas(64) uint16_t values[kKeys * kMostDims], p[kTile][kKeys];
+  int64_t configured = 0;
+  for (int64_t start = w.begin; start < w.end; start += kKeys) {
+    const int64_t count = w.end - start < kKeys ? w.end - start : kKeys, steps = (count + kStep - 1) / kStep;
+    pair_values(w, start, count, values);
+    for (int64_t row = 0; row < w.rows; row += kTile) {
+      const int64_t rows = w.rows - row < kTile ? w.rows - row : kTile;
+      if (rows != configured) tile_configure(int(rows), int(rows));
+      configured = rows;
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t j = 0; j < steps * kStep; j += kLanes) store_elements(p[r] + j, load(w.p + (row + r) * w.ldp + start + j));
+      int64_t panel = 0;
+      const int64_t panels = w.dim / kPanel;
+      const auto columns = [&](auto weights, int64_t wide) {
+        for (; panel + wide <= panels; panel += wide) weights(p[0], values + panel * kStep * kPanel, steps, w.dim, w.out + row * w.dim + panel * kPanel);
+      };
+      columns(tile_weights<4>, 4);
+      columns(tile_weights<2>, 2);
+      columns(tile_weights<1>, 1);
+    }
   }
   tile_release();
+}
+
+static void tile_weigh(const WeightedValues& w) {
+  if (!w.slots && w.rows > kFewQueries) return weigh_many(w);
+  const FlushDenormals flush;
+  const int64_t strips = w.dim / (4 * kPanel) * 4 * kPanel;
+  weigh_few<3, 4>(w, 0, strips);
+  weigh_few<3, 1>(w, strips, w.dim);
 }
 
 }  // namespace FD_SIMD_NAMESPACE

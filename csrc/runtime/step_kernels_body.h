@@ -22,27 +22,34 @@ static float inverse_rms(const float* x, int64_t n, float epsilon) {
   return 1 / std::sqrt(float(reduce_add(sum)) / float(n) + epsilon);
 }
 
-// value(i), i < n, as a row of bytes; a value that is not finite makes the whole product NaN.
+// The vectors value(0), value(kLanes), ... up to n elements as a row of bytes; a value that is not finite makes the whole product NaN.
 template <class Value>
 static void to_bytes(int64_t n, int64_t depth, void* out, const Value& value) {
+  constexpr int64_t kBlock = 64;
   int8_t *high = static_cast<int8_t*>(out), *low = high + depth;
-  float most = 0;
-  int bad = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const float a = std::fabs(value(i));
-    bad |= !(a <= FLT_MAX);
-    most = a > most ? a : most;
+  F most = set1(0);
+  uint32_t nan = 0;
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const F a = value(i);
+    nan |= unordered(a, a);
+    most = max(max(a, sub(set1(0), a)), most);
   }
-  const float scale = bad ? NAN : most / 16383, inverse = bad || most == 0 ? 0 : 16383 / most;
+  const float largest = reduce_max(most);
+  const bool bad = nan || largest > FLT_MAX;
+  const float scale = bad ? NAN : largest / 16383, inverse = bad || largest == 0 ? 0 : 16383 / largest;
   const float magic = 12582912;  // 1.5 * 2^23: the sum's low bits are the nearest integer
   ByteRowEnd end{scale, 0, 0};
-  for (int64_t i = 0; i < n; ++i) {
-    const float scaled = (bad ? 0 : value(i) * inverse) + magic;
-    const int32_t q = int32_t(bits_of_float(scaled)) - int32_t(bits_of_float(magic));
-    high[i] = int8_t(q >> 7);
-    low[i] = int8_t(q & 127);
-    end.high_sum += 128 * (q >> 7);
-    end.low_sum += 128 * (q & 127);
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t count = n - begin < kBlock ? n - begin : kBlock;
+    float shifted[kBlock];
+    for (int64_t i = 0; i < count; i += kLanes) store(shifted + i, bad ? set1(magic) : add(mul(value(begin + i), set1(inverse)), set1(magic)));
+    for (int64_t i = 0; i < count; ++i) {
+      const int32_t q = int32_t(bits_of_float(shifted[i])) - int32_t(bits_of_float(magic)), h = q >> 7, l = q & 127;
+      high[begin + i] = int8_t(h);
+      low[begin + i] = int8_t(l);
+      end.high_sum += 128 * h;
+      end.low_sum += 128 * l;
+    }
   }
   memcpy(low + depth, &end, sizeof end);
 }
@@ -51,7 +58,7 @@ template <class T>
 static void norm(const float* x, const float* weight, int64_t n, int64_t depth, float epsilon, void* out) {
   const float scale = inverse_rms(x, n, epsilon);
   if constexpr (sizeof(T) == 1)
-    to_bytes(n, depth, out, [&](int64_t i) { return x[i] * scale * weight[i]; });
+    to_bytes(n, depth, out, [&](int64_t i) { return mul(mul(load(x + i), set1(scale)), load(weight + i)); });
   else
     for (int64_t i = 0; i < n; i += kLanes) store_elements(static_cast<T*>(out) + i, mul(mul(load(x + i), set1(scale)), load(weight + i)));
 }
@@ -59,7 +66,7 @@ static void norm(const float* x, const float* weight, int64_t n, int64_t depth, 
 template <class T>
 static void input(const float* x, int64_t n, int64_t depth, void* out) {
   if constexpr (sizeof(T) == 1)
-    to_bytes(n, depth, out, [&](int64_t i) { return x[i]; });
+    to_bytes(n, depth, out, [&](int64_t i) { return load(x + i); });
   else
     for (int64_t i = 0; i < n; i += kLanes) store_elements(static_cast<T*>(out) + i, load(x + i));
 }
@@ -72,7 +79,13 @@ static void norm_add(const float* x, const float* weight, int64_t n, float epsil
 }
 
 static void rotate(float* x, const float* cosine, const float* sine, int64_t half) {
-  for (int64_t i = 0; i < half; ++i) {
+  int64_t i = 0;
+  for (; i + kLanes <= half; i += kLanes) {
+    const F re = load(x + i), im = load(x + half + i), c = load(cosine + i), s = load(sine + i);
+    store(x + i, sub(mul(re, c), mul(im, s)));
+    store(x + half + i, add(mul(im, c), mul(re, s)));
+  }
+  for (; i < half; ++i) {
     const float re = x[i], im = x[half + i];
     x[i] = re * cosine[i] - im * sine[i];
     x[half + i] = im * cosine[i] + re * sine[i];
@@ -142,9 +155,14 @@ static void weigh(const WeightedValues& w) {
 }
 
 // A part is [dim] weighted values, the sum of their weights and the maximum they are relative to. out <- all parts together,
-// divided by the sum, as elements; the first part is overwritten.
+// divided by the sum, as elements.
 template <class T>
 static void merge(const float* parts, int64_t stride, int64_t count, int64_t dim, void* out) {
+  if (count == 1) {  // its weight is exp(0) = 1
+    const F scale = set1(1 / parts[dim]);
+    for (int64_t i = 0; i < dim; i += kLanes) store_elements(static_cast<T*>(out) + i, mul(load(parts + i), scale));
+    return;
+  }
   float most = -INFINITY, total = 0;
   for (int64_t s = 0; s < count; ++s) {
     const float max = parts[s * stride + dim + 1];
@@ -162,12 +180,13 @@ static void merge(const float* parts, int64_t stride, int64_t count, int64_t dim
 #if !defined(FD_BF16_GEMM)
 #define FD_BF16_GEMM gemm<uint16_t>
 #define FD_BYTE_GEMM gemm<int8_t>
+#define FD_BF16_WEIGH weigh<uint16_t>, 1
 #endif
 extern const StepKernels f32_kernels, bf16_kernels, i8_kernels;
-const StepKernels f32_kernels{Element::f32, gemm<float>, norm<float>, input<float>, norm_f32, norm_add, rotate, convert<float>, softmax, weigh<float>, merge<float>};
-const StepKernels bf16_kernels{Element::bf16, FD_BF16_GEMM, norm<uint16_t>, input<uint16_t>, norm_f32, norm_add, rotate, convert<uint16_t>, softmax, weigh<uint16_t>, merge<uint16_t>};
+const StepKernels f32_kernels{Element::f32, gemm<float>, norm<float>, input<float>, norm_f32, norm_add, rotate, convert<float>, softmax, weigh<float>, 1, merge<float>};
+const StepKernels bf16_kernels{Element::bf16, FD_BF16_GEMM, norm<uint16_t>, input<uint16_t>, norm_f32, norm_add, rotate, convert<uint16_t>, softmax, FD_BF16_WEIGH, merge<uint16_t>};
 // int8 weights: their products' outputs stay floats until they become the inputs of the next one.
-const StepKernels i8_kernels{Element::i8, FD_BYTE_GEMM, norm<int8_t>, input<int8_t>, norm_f32, norm_add, rotate, nullptr, softmax, nullptr, merge<float>};
+const StepKernels i8_kernels{Element::i8, FD_BYTE_GEMM, norm<int8_t>, input<int8_t>, norm_f32, norm_add, rotate, nullptr, softmax, nullptr, 1, merge<float>};
 
 }  // namespace FD_SIMD_NAMESPACE
 }  // namespace fastdecode

@@ -61,15 +61,33 @@ inline void relax() {
 
 }  // namespace
 
-void Team::sync() {
-  if (size_ == 1) {
-    next_.store(0, std::memory_order_relaxed);
-    return;
+Items Team::take(int member, int64_t n) {
+  for (int i = 0; i < size_; ++i) {
+    const int owner = (member + i) % size_;
+    const Items all = share(owner, n);
+    std::atomic<uint64_t>& counts = taken_[owner].counts;
+    uint64_t before = counts.load(std::memory_order_relaxed);
+    while (true) {
+      const Items left{all.begin + int64_t(before & 0xFFFFFFFF), all.end - int64_t(before >> 32)};
+      if (!left) break;
+      const int64_t count = (3 * (left.end - left.begin) + 3) / 4;
+      if (!counts.compare_exchange_weak(before, before + (i == 0 ? count : count << 32), std::memory_order_relaxed)) continue;
+      return i == 0 ? Items{left.begin, left.begin + count} : Items{left.end - count, left.end};
+    }
   }
+  return {0, 0};
+}
+
+void Team::release_items() {
+  for (Taken& taken : taken_) taken.counts.store(0, std::memory_order_relaxed);
+}
+
+void Team::sync() {
+  if (size_ == 1) return release_items();
   const uint32_t phase = phase_.load(std::memory_order_relaxed);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < size_) return wait(phase);
   arrived_.store(0, std::memory_order_relaxed);
-  next_.store(0, std::memory_order_relaxed);
+  release_items();
   phase_.store(phase + 1, std::memory_order_seq_cst);
   if (sleepers_.load(std::memory_order_seq_cst) == 0) return;
   { std::lock_guard<std::mutex> lock(mutex_); }

@@ -5,20 +5,30 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <vector>
 
 namespace fastdecode {
 
-// The members share out the items of a phase one by one, so a member that loses its core holds up only its current item; at
-// the barrier they spin briefly and then sleep, so that another process gets the core.
+struct Items {
+  int64_t begin, end;
+  explicit operator bool() const { return begin < end; }
+};
+
+// Every member has its share of the items of a phase, and helps the others when it is through with it: so a member that is slow,
+// or loses its core, holds up little. At the barrier they spin briefly and then sleep, so that another process gets the core.
 class Team {
  public:
-  explicit Team(int size) : size_(size) {}
+  explicit Team(int size) : size_(size), taken_(size) {}
   int size() const { return size_; }
 
-  // Next unclaimed item of the phase.
-  int64_t take() { return next_.fetch_add(1, std::memory_order_relaxed); }
+  // The share of a member of n items.
+  Items share(int member, int64_t n) const { return {n * member / size_, n * (member + 1) / size_}; }
 
-  // Ends a phase: returns when every member is here; `take` starts again from 0.
+  // Unclaimed items of the phase, none when all are claimed: half of what is left of the member's own share, from the front, or
+  // of another's, from the back.
+  Items take(int member, int64_t n);
+
+  // Ends a phase: returns when every member is here; all items are unclaimed again.
   void sync();
 
   // Seconds that members have slept at barriers, all together.
@@ -26,9 +36,14 @@ class Team {
 
  private:
   void wait(uint32_t phase);
+  void release_items();
+
+  struct alignas(64) Taken {
+    std::atomic<uint64_t> counts{0};  // items from the front, and 2^32 times those from the back
+  };
 
   const int size_;
-  alignas(64) std::atomic<int64_t> next_{0};
+  std::vector<Taken> taken_;  // of each share
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<uint32_t> phase_{0};
   std::atomic<int> sleepers_{0};

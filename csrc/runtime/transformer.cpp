@@ -9,8 +9,37 @@
 #include "runtime/attention.h"
 #include "runtime/parallel.h"
 #include "runtime/team.h"
+#include "runtime/weight_stream.h"
 
 namespace fastdecode {
+
+// A thread of the team, and what it will read of the weights.
+struct Member {
+  Team& team;
+  const int index;
+  WeightStream& stream;
+
+  // The members share n items of a phase, all of them; work(begin, end).
+  template <class F>
+  void ranges(int64_t n, const F& work) {
+    while (const Items items = team.take(index, n)) work(items.begin, items.end);
+    team.sync();
+  }
+
+  // The same item by item.
+  template <class F>
+  void each(int64_t n, const F& work) {
+    ranges(n, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        work(i);
+        ask_ahead(stream, kTurns);
+      }
+    });
+  }
+
+ private:
+  static constexpr int kTurns = 8;  // lines asked for behind an item, by fours
+};
 
 // One forward pass: phases of independent items between barriers, the same for every thread of the team.
 class Step {
@@ -27,25 +56,27 @@ class Step {
     run_team(*this);
   }
 
-  void operator()(Team& team, int member) {
-    each(team, m_, [&](int64_t m) { enter(m); });
-    if (part_.features) fuse(team);
+  void operator()(Team& team, int index) {
+    Member self{team, index, space().streams[index]};
+    plan_stream(self);
+    self.each(m_, [&](int64_t m) { enter(m); });
+    if (part_.features) fuse(self);
     for (int64_t i = part_.begin; i < part_.end; ++i) {
       const Layer& layer = t_.layers[i];
-      keep(team, i);
-      each(team, m_, [&](int64_t m) { enter_layer(layer, m); });
-      multiply(team, layer.qkv, layer.token_norm.empty() ? input(0) : wide_input(0, layer.qkv.depth()), m_, Epilogue::store, qkv(0), ld_qkv_);
-      each(team, m_ * c_.kv_heads, [&](int64_t item) { rotate_and_store(layer, i, item / c_.kv_heads, item % c_.kv_heads); });
+      keep(self, i);
+      self.each(m_, [&](int64_t m) { enter_layer(layer, m); });
+      multiply(self, layer.qkv, layer.token_norm.empty() ? input(0) : wide_input(0, layer.qkv.depth()), m_, Epilogue::store, qkv(0), ld_qkv_);
+      self.each(c_.kv_heads * m_, [&](int64_t item) { rotate_and_store(self, layer, i, item % m_, item / m_); });  // keys of one head share lines of the cache
       if (i + 1 == part_.end && !keeps_last()) break;  // only the keys and values were asked for
-      attend_layer(team, member, layer, i);
-      add_to_hidden(team, layer.out, attended_input(0), layer.after_attention_norm);
-      each(team, m_, [&](int64_t m) { kernels_.norm(hidden(m), layer.mlp_norm.data(), c_.width, ld_, c_.epsilon, input(m)); });
-      multiply(team, layer.gate_up, input(0), m_, c_.activation == Activation::silu ? Epilogue::silu : Epilogue::gelu, nullptr, 0);
-      if (bytes_) each(team, m_, [&](int64_t m) { kernels_.input(space().gated.at<float>(m * ld_inner_), c_.inner, ld_inner_, space().gated_inputs.at(m * stride(ld_inner_))); });
-      add_to_hidden(team, layer.down, bytes_ ? space().gated_inputs.at() : space().gated.at(), layer.after_mlp_norm);
+      attend_layer(self, layer, i);
+      add_to_hidden(self, layer.out, attended_input(0), layer.after_attention_norm);
+      self.each(m_, [&](int64_t m) { kernels_.norm(hidden(m), layer.mlp_norm.data(), c_.width, ld_, c_.epsilon, input(m)); });
+      multiply(self, layer.gate_up, input(0), m_, c_.activation == Activation::silu ? Epilogue::silu : Epilogue::gelu, nullptr, 0);
+      if (bytes_) self.each(m_, [&](int64_t m) { kernels_.input(space().gated.at<float>(m * ld_inner_), c_.inner, ld_inner_, space().gated_inputs.at(m * stride(ld_inner_))); });
+      add_to_hidden(self, layer.down, bytes_ ? space().gated_inputs.at() : space().gated.at(), layer.after_mlp_norm);
     }
-    keep(team, part_.end);
-    if (has_head()) head(team, member, int64_t(set_.wanted.size()));
+    keep(self, part_.end);
+    if (has_head()) head(self, int64_t(set_.wanted.size()));
   }
 
  private:
@@ -62,54 +93,73 @@ class Step {
   char* attended_input(int64_t m) { return bytes_ ? space().attended_inputs.at(m * stride(ld_heads_)) : space().attended.at(m * ld_heads_ * cache_bytes_); }
   float* part(int64_t m, int64_t head, const AttentionPlan& plan, int64_t size) { return space().parts.at<float>((m * c_.heads + head) * plan.splits * size); }
 
-  // All members share the items of a phase.
-  template <class F>
-  static void each(Team& team, int64_t items, const F& work) {
-    for (int64_t i; (i = team.take()) < items;) work(i);
-    team.sync();
-  }
+  // Panels go in pairs, gate and up.
+  static int64_t pairs(const PackedMatrix& w) { return (w.panels() + 1) / 2; }
 
-  // Items are ranges of panels: equal shares when the machine is quiet, several per member when a matrix is large.
-  void multiply(Team& team, const PackedMatrix& w, const char* a, int64_t rows, Epilogue epilogue, float* out, int64_t ldo) {
-    const int64_t pairs = (w.panels() + 1) / 2, items = std::min(pairs, team.size() * std::max<int64_t>(1, w.panels() / (team.size() * 12)));
-    PanelGemm g{a, stride(w.depth()), w.data(), rows, w.depth(), 0, 0, epilogue, out, ldo, w.bias(), space().gated.at(), ld_inner_};
-    each(team, items, [&](int64_t i) {
+  void multiply(Member& self, const PackedMatrix& w, const char* a, int64_t rows, Epilogue epilogue, float* out, int64_t ldo) {
+    PanelGemm g{a, stride(w.depth()), w.data(), rows, w.depth(), 0, 0, epilogue, out, ldo, w.bias(), space().gated.at(), ld_inner_, &self.stream};
+    self.stream.begin_share();
+    self.ranges(pairs(w), [&](int64_t begin, int64_t end) {
       PanelGemm part = g;
-      part.panel_begin = 2 * (pairs * i / items);
-      part.panel_end = std::min(w.panels(), 2 * (pairs * (i + 1) / items));
+      part.panel_begin = 2 * begin;
+      part.panel_end = std::min(w.panels(), 2 * end);
       kernels_.gemm(part);
     });
+    self.stream.end_share();
+  }
+
+  // The member's shares of the matrices, in the order in which the pass multiplies with them.
+  void plan_stream(Member& self) {
+    self.stream.clear();
+    const auto read = [&](const PackedMatrix& w, int64_t items, int64_t panels) {  // `panels` an item
+      const Items share = self.team.share(self.index, items);
+      const int64_t begin = std::min(w.panels(), share.begin * panels), end = std::min(w.panels(), share.end * panels), bytes = panel_bytes(w.element(), w.depth());
+      self.stream.add(static_cast<const char*>(w.data()) + begin * bytes, (end - begin) * bytes);
+    };
+    const auto product = [&](const PackedMatrix& w) { read(w, pairs(w), 2); };
+    if (part_.features) product(t_.fusion);
+    for (int64_t i = part_.begin; i < part_.end; ++i) {
+      const Layer& layer = t_.layers[i];
+      product(layer.qkv);
+      if (i + 1 == part_.end && !keeps_last()) break;
+      for (const PackedMatrix* w : {&layer.out, &layer.gate_up, &layer.down}) product(*w);
+    }
+    if (!has_head()) return;
+    if (part_.logits) return product(t_.head);
+    read(t_.head, column_blocks(), kStatsColumns / kPanel);
   }
 
   bool has_head() const { return part_.head() && !set_.wanted.empty(); }
   bool keeps_last() const { return has_head() || (!part_.taps.empty() && part_.taps.back() == part_.end); }
 
   // Copies the hidden states if they are wanted.
-  void keep(Team& team, int64_t layer) {
+  void keep(Member& self, int64_t layer) {
     const auto tap = std::find(part_.taps.begin(), part_.taps.end(), layer);
     if (tap == part_.taps.end()) return;
     float* out = part_.tapped + (tap - part_.taps.begin()) * m_ * c_.width;
-    each(team, m_, [&](int64_t m) { std::copy(hidden(m), hidden(m) + c_.width, out + m * c_.width); });
+    self.each(m_, [&](int64_t m) { std::copy(hidden(m), hidden(m) + c_.width, out + m * c_.width); });
   }
 
-  void head(Team& team, int member, int64_t wanted) {
-    each(team, wanted, [&](int64_t i) { normed_input(hidden(set_.wanted[i]), t_.norm, input(i)); });
-    if (part_.logits) return multiply(team, t_.head, input(0), wanted, Epilogue::store, part_.logits, part_.ld);
+  void head(Member& self, int64_t wanted) {
+    self.each(wanted, [&](int64_t i) { normed_input(hidden(set_.wanted[i]), t_.norm, input(i)); });
+    if (part_.logits) return multiply(self, t_.head, input(0), wanted, Epilogue::store, part_.logits, part_.ld);
     const int64_t blocks = column_blocks();
     VocabCut* cuts = space().cuts.at<VocabCut>();
-    float* columns = space().columns.at<float>(member * kStatsRows * kStatsColumns);
-    each(team, blocks, [&](int64_t block) {
-      for (int64_t first = 0; first < wanted; first += kStatsRows) scan_columns(block, first, std::min(wanted, first + kStatsRows), columns, cuts);
+    float* columns = space().columns.at<float>(self.index * kStatsRows * kStatsColumns);
+    self.stream.begin_share();
+    self.each(blocks, [&](int64_t block) {
+      for (int64_t first = 0; first < wanted; first += kStatsRows) scan_columns(block, first, std::min(wanted, first + kStatsRows), columns, cuts, first ? nullptr : &self.stream);
     });
-    each(team, wanted, [&](int64_t i) { write_vocab_stats(*part_.stats, i, cuts + i * blocks, blocks); });
+    self.stream.end_share();
+    self.each(wanted, [&](int64_t i) { write_vocab_stats(*part_.stats, i, cuts + i * blocks, blocks); });
   }
 
   // Logits of some rows and columns, into cuts of their statistics while they are in the cache.
-  void scan_columns(int64_t block, int64_t first, int64_t last, float* columns, VocabCut* cuts) {
+  void scan_columns(int64_t block, int64_t first, int64_t last, float* columns, VocabCut* cuts, WeightStream* stream) {
     const PackedMatrix& w = t_.head;
     const int64_t begin = block * kStatsColumns, end = std::min(c_.outputs, begin + kStatsColumns), panel = begin / kPanel;
     const char* weights = static_cast<const char*>(w.data()) + panel * panel_bytes(w.element(), w.depth());
-    kernels_.gemm({input(first), stride(w.depth()), weights, last - first, w.depth(), 0, (end - begin + kPanel - 1) / kPanel, Epilogue::store, columns, kStatsColumns, w.bias() ? w.bias() + begin : nullptr, nullptr, 0});
+    kernels_.gemm({input(first), stride(w.depth()), weights, last - first, w.depth(), 0, (end - begin + kPanel - 1) / kPanel, Epilogue::store, columns, kStatsColumns, w.bias() ? w.bias() + begin : nullptr, nullptr, 0, stream});
     VocabStatsArgs args = *part_.stats;
     args.stride = kStatsColumns;
     args.logits = reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(columns) - (first * kStatsColumns + begin) * sizeof(float));
@@ -121,10 +171,10 @@ class Step {
   int64_t column_blocks() const { return (c_.outputs + kStatsColumns - 1) / kStatsColumns; }
 
   // hidden += norm(a x w), the norm only in families that have one there.
-  void add_to_hidden(Team& team, const PackedMatrix& w, const char* a, const std::vector<float>& norm) {
-    if (norm.empty()) return multiply(team, w, a, m_, Epilogue::add, hidden(0), ld_);
-    multiply(team, w, a, m_, Epilogue::store, mixed(0), ld_);
-    each(team, m_, [&](int64_t m) { kernels_.norm_add(mixed(m), norm.data(), c_.width, c_.epsilon, hidden(m)); });
+  void add_to_hidden(Member& self, const PackedMatrix& w, const char* a, const std::vector<float>& norm) {
+    if (norm.empty()) return multiply(self, w, a, m_, Epilogue::add, hidden(0), ld_);
+    multiply(self, w, a, m_, Epilogue::store, mixed(0), ld_);
+    self.each(m_, [&](int64_t m) { kernels_.norm_add(mixed(m), norm.data(), c_.width, c_.epsilon, hidden(m)); });
   }
 
   void enter(int64_t m) {
@@ -138,7 +188,7 @@ class Step {
     for (size_t r = 0; r < t_.rotaries.size(); ++r) turn(t_.rotaries[r], m, rotary(r, m));
   }
 
-  void fuse(Team& team) { multiply(team, t_.fusion, wide_input(0, t_.fusion.depth()), m_, Epilogue::store, hidden(0), ld_); }
+  void fuse(Member& self) { multiply(self, t_.fusion, wide_input(0, t_.fusion.depth()), m_, Epilogue::store, hidden(0), ld_); }
 
   void enter_layer(const Layer& layer, int64_t m) {
     if (layer.token_norm.empty()) return normed_input(hidden(m), layer.attention_norm, input(m));
@@ -174,12 +224,13 @@ class Step {
   }
 
   // The queries that share key/value head h, rotated and scaled; key and value into their slot.
-  void rotate_and_store(const Layer& layer, int64_t index, int64_t m, int64_t h) {
+  void rotate_and_store(Member& self, const Layer& layer, int64_t index, int64_t m, int64_t h) {
     const int64_t group = c_.heads / c_.kv_heads;
     float *q = qkv(m) + h * group * c_.dim, *k = qkv(m) + (c_.heads + h) * c_.dim, *v = k + c_.kv_heads * c_.dim;
     char* queries = space().queries.at((h * m_ + m) * group * depth_ * cache_bytes_);
     for (int64_t g = 0; g < group; ++g) {
       turn_head(layer, layer.query_norm, m, q + g * c_.dim);
+      ask_ahead(self.stream, 2);
       cache_kernels_.convert(q + g * c_.dim, c_.dim, c_.attention_scale, queries + g * depth_ * cache_bytes_);
     }
     turn_head(layer, layer.key_norm, m, k);
@@ -191,15 +242,15 @@ class Step {
 
   int32_t sequence_row(int64_t m) const { return set_.rows[std::upper_bound(set_.begin.begin(), set_.begin.end(), m) - set_.begin.begin() - 1]; }
 
-  void attend_layer(Team& team, int member, const Layer& layer, int64_t index) {
+  void attend_layer(Member& self, const Layer& layer, int64_t index) {
     const AttentionShape shape{c_.heads, c_.kv_heads, c_.dim, layer.window};
     const AttentionPlan& plan = plans_[layer.window ? plan_of_window(layer.window) : 0];
     const bool finish = plan.splits == 1 && !bytes_;
-    const AttentionArgs args{set_, shape, plan, cache_, cache_kernels_, index, depth_, space().queries.at(), space().parts.at<float>(), finish ? space().attended.at() : nullptr, ld_heads_};
-    float* scratch = space().scratch.at<float>(member * scratch_);
-    each(team, int64_t(plan.tasks.size()), [&](int64_t i) { attend(args, plan.tasks[i], scratch); });
+    const AttentionArgs args{set_, shape, plan, cache_, cache_kernels_, index, depth_, space().queries.at(), space().parts.at<float>(), finish ? space().attended.at() : nullptr, ld_heads_, self.stream};
+    float* scratch = space().scratch.at<float>(self.index * scratch_);
+    self.each(int64_t(plan.tasks.size()), [&](int64_t i) { attend(args, plan.tasks[i], scratch); });
     if (finish) return;
-    each(team, m_, [&](int64_t m) {
+    self.each(m_, [&](int64_t m) {
       const SplitRange range = visible_splits(set_, m, layer.window);
       const int64_t output = bytes_ ? 4 : cache_bytes_;
       char* out = space().attended.at(m * ld_heads_ * output);
@@ -226,6 +277,7 @@ class Step {
       parts = std::max(parts, m_ * c_.heads * plan.splits * (c_.dim + kPanel));
       scratch_ = std::max(scratch_, round_up(plan.scratch_floats(c_.dim), 64));
     }
+    if (int(s.streams.size()) < num_threads()) s.streams.resize(num_threads());
     s.hidden.reserve(m_ * ld_ * 4);
     s.mixed.reserve(m_ * ld_ * 4);
     s.inputs.reserve(m_ * stride(ld_));

@@ -7,6 +7,7 @@
 #include "runtime/kv_cache.h"
 #include "runtime/packed_matrix.h"
 #include "runtime/token_set.h"
+#include "runtime/weight_stream.h"
 
 namespace fastdecode {
 
@@ -75,6 +76,7 @@ class Transformer {
  private:
   struct Workspace {
     Memory hidden, mixed, inputs, pairs, wide_inputs, qkv, queries, attended, attended_inputs, gated, gated_inputs, parts, scratch, rotary, columns, cuts;
+    std::vector<WeightStream> streams;  // one per member
   };
   friend class Step;
   Workspace space_;

@@ -1,4 +1,4 @@
-"""The AMX products, with tile instructions emulated: the same source that runs on machines that have them."""
+"""The AMX products, on tile instructions where the machine has them and everywhere on emulated ones: the same source."""
 
 import ctypes
 import subprocess
@@ -10,17 +10,20 @@ import torch
 from fastdecode import _C
 
 ROOT = Path(__file__).parents[2]
-FLAGS = "-std=c++17 -O2 -shared -fPIC -ffp-contract=off -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mavx2 -mfma -mf16c -w".split()
+FLAGS = "-std=c++17 -O2 -shared -fPIC -ffp-contract=off -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mavx512vnni -mavx2 -mfma -mf16c -w".split()
+TILES = {"emulated": ["-DFD_AMX_EMULATED"], "real": ["-mamx-tile", "-mamx-bf16", "-mamx-int8"]}
 STORE, ADD, SILU, GELU = range(4)
 
 pytestmark = pytest.mark.skipif(not dict(_C.cpu_features())["avx512_bf16"], reason="the vector part of the kernels needs AVX-512 BF16")
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
+@pytest.fixture(scope="module", params=TILES)
+def library(request, tmp_path_factory):
+    if request.param == "real" and not dict(_C.cpu_features())["amx_bf16"]:
+        pytest.skip("this machine has no AMX")
     path = tmp_path_factory.mktemp("amx") / "amx.so"
     csrc = ROOT / "csrc"
-    subprocess.run(["g++", *FLAGS, f"-I{csrc}", f"-I{csrc / 'include'}", str(Path(__file__).parent / "amx_gemm.cpp"), "-o", str(path)], check=True)
+    subprocess.run(["g++", *FLAGS, *TILES[request.param], f"-I{csrc}", f"-I{csrc / 'include'}", str(Path(__file__).parent / "amx_gemm.cpp"), "-o", str(path)], check=True)
     return ctypes.CDLL(str(path))
 
 
@@ -64,7 +67,7 @@ def byte_rows(library, x: torch.Tensor) -> torch.Tensor:
     return rows
 
 
-@pytest.mark.parametrize("rows", [1, 2, 15, 16, 17, 31, 32, 33, 70])
+@pytest.mark.parametrize("rows", [1, 2, 3, 15, 16, 17, 31, 32, 33, 70])
 @pytest.mark.parametrize("panels", [(0, 1), (0, 6), (1, 6), (3, 3)])
 def test_products(library, rows, panels):
     torch.manual_seed(rows)
@@ -90,17 +93,53 @@ def test_gated_products(library, epilogue, activation):
     assert (gated.float() - want).abs().max() < 0.01 * want.abs().max()
 
 
-def test_a_row_does_not_depend_on_the_others(library):
-    a, weights = torch.randn(50, 128).bfloat16(), torch.randn(48, 128).bfloat16()
-    together = torch.zeros(50, 48)
-    run(library, a, weights, STORE, (0, 3), together)
-    for row in (0, 15, 16, 40, 49):
-        alone = torch.zeros(1, 48)
-        run(library, a[row : row + 1].contiguous(), weights, STORE, (0, 3), alone)
-        assert torch.equal(alone[0], together[row])
+def wide_range(*shape: int) -> torch.Tensor:
+    """Normal numbers, some of them so small that products or sums of them are denormal."""
+    return (torch.randn(*shape) * 2.0 ** torch.randint(-70, 1, shape).clamp(max=-40).where(torch.rand(shape) < 0.5, torch.zeros(shape, dtype=torch.long))).bfloat16()
 
 
-@pytest.mark.parametrize("rows", [1, 2, 15, 16, 17, 40])
+@pytest.mark.parametrize("numbers", [lambda *shape: torch.randn(*shape).bfloat16(), wide_range, lambda *shape: wide_range(*shape) * 1e-19])
+@pytest.mark.parametrize("together", [2, 3, 16, 17, 32, 50])
+def test_a_row_does_not_depend_on_the_others(library, together, numbers):
+    torch.manual_seed(together)
+    a, weights = numbers(50, 128), numbers(80, 128)
+    outs = torch.zeros(50, 80)
+    for start in range(0, 50, together):
+        run(library, a[start : start + together].contiguous(), weights, STORE, (0, 5), outs[start : start + together])
+    for row in range(50):
+        alone = torch.zeros(1, 80)
+        run(library, a[row : row + 1].contiguous(), weights, STORE, (0, 5), alone)
+        assert torch.equal(alone[0], outs[row])
+
+
+@pytest.mark.parametrize("rows", [9, 16, 40])
+@pytest.mark.parametrize("dim", [16, 64, 80, 128])
+def test_weighted_values_are_the_same_for_one_row_and_for_many(library, rows, dim):
+    torch.manual_seed(rows + dim)
+    keys, begin, end = 300, 32, 293
+    p, values = torch.zeros(rows, 320), torch.randn(keys, dim).bfloat16()
+    p[:, begin:end] = torch.rand(rows, end - begin) * 10.0 ** torch.randint(-30, 1, (rows, end - begin))
+    values[end:] = torch.nan  # not to be touched
+    size = ctypes.c_int64
+
+    def weigh(p: torch.Tensor, values: torch.Tensor, slots: torch.Tensor | None, begin: int, end: int) -> torch.Tensor:
+        out = torch.zeros(p.shape[0], dim)
+        library.amx_weigh(pointer(p), size(p.shape[1]), pointer(values), pointer(slots), size(dim), size(p.shape[0]), size(begin), size(end), pointer(out))
+        return out
+
+    together = weigh(p, values, None, begin, end)
+    want = p[:, begin:end].bfloat16().double() @ values[begin:end].double()
+    assert (together - want).abs().max() < 1e-5 * want.abs().max()
+    scattered, slots = torch.empty_like(values), torch.randperm(keys).int()
+    scattered[slots.long()] = values
+    for row in range(rows):
+        assert torch.equal(weigh(p[row : row + 1].contiguous(), values, None, begin, end)[0], together[row])
+        shifted = torch.zeros(1, 320)
+        shifted[:, : end - begin] = p[row, begin:end]
+        assert torch.equal(weigh(shifted, scattered, slots[begin:end].contiguous(), 0, end - begin)[0], together[row])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8, 9, 15, 16, 17, 40])
 @pytest.mark.parametrize("panels", [(0, 1), (0, 3), (2, 3)])
 def test_products_of_bytes(library, rows, panels):
     generator = torch.Generator().manual_seed(rows)
