@@ -26,7 +26,7 @@ PackedMatrix matrix(Element element, int64_t outputs, int64_t inputs, unsigned s
 }
 
 void build(Transformer& t, Element element) {
-  t.config = {element, 2500, 64, 4, 2, 16, 96, 1e-5f, 0.25f, 1.0f, Activation::silu};
+  t.config = {element, 2500, 64, 4, 2, 16, 96, 2500, 1e-5f, 0.25f, 1.0f, Activation::silu};
   t.rotaries.push_back({random_floats(8, 1, 0.1f), 1.0f});
   for (unsigned i = 0; i < 3; ++i) {
     Layer layer;
