@@ -110,7 +110,7 @@ void attend(const AttentionArgs& a, const AttentionTask& task, float* scratch) {
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t m = task.begin + r / group;
     const Range range = range_in_split(set, m, a.shape.window, start);
-    ask_ahead(a.stream, kTurns);
+    a.stream.ask_ahead(kTurns);
     float* s = scores + r * ld;
     if (range.empty()) {
       std::fill(s + low, s + high, 0.0f);
@@ -130,7 +130,7 @@ void attend(const AttentionArgs& a, const AttentionTask& task, float* scratch) {
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t m = task.begin + r / group;
     const Range range = range_in_split(set, m, a.shape.window, start);
-    ask_ahead(a.stream, kTurns);
+    a.stream.ask_ahead(kTurns);
     if (range.empty()) continue;
     if (range.has_tail()) {
       const int32_t* tail = set.tail.data() + set.tail_begin[m] + (start + range.dense - set.dense_end[m]);

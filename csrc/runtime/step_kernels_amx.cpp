@@ -71,7 +71,7 @@ static void tile_sums(const PanelGemm& g, FloatSums& out, FloatSums& before, int
   for (int64_t k = 0; k < g.depth; k += 32) {
     FD_TILE_LOAD_ONCE(6, w + k * kPanel, 64);
     FD_TILE_LOAD(4, a + 2 * k, g.lda);
-    if (turns) ask(*g.stream, turns);
+    if (turns) g.stream->ask(turns);
     FD_TILE_DOT_BF16(0, 4, 6);
     if (P > 1) FD_TILE_LOAD_ONCE(7, w + (g.depth + k) * kPanel, 64);
     if (P > 1) FD_TILE_DOT_BF16(1, 4, 7);
@@ -129,7 +129,7 @@ static void byte_tile_sums(const PanelGemm& g, ByteSums& out, ByteSums& before, 
     FD_TILE_LOAD_ONCE(6, w + k * kPanel, 64);
     FD_TILE_LOAD(4, a + k, g.lda);
     FD_TILE_LOAD(5, a + g.depth + k, g.lda);
-    if (turns) ask(*g.stream, turns);
+    if (turns) g.stream->ask(turns);
     FD_TILE_DOT_BYTES(0, 4, 6);
     FD_TILE_DOT_BYTES(2, 5, 6);
     before.finish_rows(g, rows_per_step);

@@ -30,15 +30,9 @@ struct Member {
   template <class F>
   void each(int64_t n, const F& work) {
     ranges(n, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        work(i);
-        ask_ahead(stream, kTurns);
-      }
+      for (int64_t i = begin; i < end; ++i) work(i);
     });
   }
-
- private:
-  static constexpr int kTurns = 8;  // lines asked for behind an item, by fours
 };
 
 // One forward pass: phases of independent items between barriers, the same for every thread of the team.
@@ -230,7 +224,7 @@ class Step {
     char* queries = space().queries.at((h * m_ + m) * group * depth_ * cache_bytes_);
     for (int64_t g = 0; g < group; ++g) {
       turn_head(layer, layer.query_norm, m, q + g * c_.dim);
-      ask_ahead(self.stream, 2);
+      self.stream.ask_ahead(2);  // few lines at a time: a core forgets what it is asked for while it waits for others
       cache_kernels_.convert(q + g * c_.dim, c_.dim, c_.attention_scale, queries + g * depth_ * cache_bytes_);
     }
     turn_head(layer, layer.key_norm, m, k);
