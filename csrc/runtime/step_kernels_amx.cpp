@@ -36,7 +36,9 @@ static void tile_weigh(const WeightedValues& w);
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
 
-static const int64_t kTile = 16;
+namespace {  // classes have no `static`, and no other object may share these
+
+const int64_t kTile = 16;
 
 // A block of rows of a product with two panels (or the last one of an odd number), whose sums are there but not finished. Its rows
 // are finished a few at a time between the tile instructions of the next block: vectors and tiles work side by side, and the
@@ -60,7 +62,7 @@ struct FloatSums {
 
 // Up to 32 rows and P panels. Every sum takes the depth in the same steps, whatever the number of rows.
 template <int P, bool Both>
-static void tile_sums(const PanelGemm& g, FloatSums& out, FloatSums& before, int turns) {
+void tile_sums(const PanelGemm& g, FloatSums& out, FloatSums& before, int turns) {
   FD_TILE_ZERO(0);
   if (P > 1) FD_TILE_ZERO(1);
   if (Both) FD_TILE_ZERO(2);
@@ -117,7 +119,7 @@ struct ByteSums {
 
 // Up to 16 rows and P panels of int8 weights: sums of the high bytes in tiles 0 and 1, of the low bytes in 2 and 3.
 template <int P>
-static void byte_tile_sums(const PanelGemm& g, ByteSums& out, ByteSums& before, int turns) {
+void byte_tile_sums(const PanelGemm& g, ByteSums& out, ByteSums& before, int turns) {
   const int64_t stride = kPanel * g.depth + kPanel * 4;
   const char *a = static_cast<const char*>(g.a) + out.block.row * g.lda, *w = static_cast<const char*>(g.w) + out.block.panel * stride;
   const int64_t rows_per_step = (64 * before.block.rows + g.depth - 1) / g.depth;
@@ -193,6 +195,8 @@ class TileProduct {
   int now_ = 0;
   typename Tiles::Sums sums_[2];
 };
+
+}  // namespace
 
 static void tile_gemm(const PanelGemm& g) {
   const FlushDenormals flush;

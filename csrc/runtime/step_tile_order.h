@@ -14,6 +14,8 @@ namespace FD_SIMD_NAMESPACE {
 
 static const int64_t kStep = 32;  // depth indices, or keys, that tiles add up before they add them to the total
 
+namespace {
+
 // Denormal numbers count as zero while it lives. What it governs must stand in functions of its own.
 class FlushDenormals {
  public:
@@ -23,6 +25,8 @@ class FlushDenormals {
  private:
   const unsigned saved_;
 };
+
+}  // namespace
 
 // The even and the odd elements of 16 pairs, as floats.
 static inline F even_floats(__m512i pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
