@@ -25,19 +25,15 @@ class BlockWalk:
             canvas.planned = self.policy.blocks.plan(canvas.length - canvas.prompt)
         canvas.steps = len(self.policy.steps.quotas(len(canvas.masked(canvas.prompt, canvas.length))))
 
-    def next(self, canvas: Canvas) -> bool:
-        """Moves to the next block that has masks; finishes the canvas when there is none, and returns whether there is one."""
+    def next(self, canvas: Canvas) -> None:
+        """Moves to the next block that has masks; there must be one."""
         canvas.previous = canvas.start
-        if len(canvas.masked(canvas.stop, canvas.length)) == 0:
-            canvas.finish_reason = canvas.finish_reason or "length"
-            return False
         canvas.start, canvas.stop = canvas.stop, self._end(canvas, canvas.stop)
         while len(canvas.open_positions) == 0:  # only given text in this block
             canvas.start, canvas.stop = canvas.stop, self._end(canvas, canvas.stop)
         canvas.step = 0
         canvas.latest = np.empty(0, np.int32)
         canvas.quotas = canvas.planned.pop(0) if canvas.planned else self.policy.steps.quotas(len(canvas.open_positions))
-        return True
 
     def settle_length(self, canvas: Canvas, stats: VocabStats, where: np.ndarray) -> None:
         """Where the length of a block depends on what its first pass proposes, at the positions int32 `where`."""

@@ -69,6 +69,9 @@ class Canvas:
         """Least number of tokens for this step."""
         return max(1, self.quotas[self.step]) if self.step < len(self.quotas) else 1
 
-    def fill(self, positions: np.ndarray, token: int) -> None:
-        self.tokens[positions] = token
-        self.changed[positions] = self.clock
+    def end(self, eos: np.ndarray) -> None:
+        """Finishes the canvas: the first generated id of `eos` takes the place of all masks."""
+        first = np.flatnonzero(np.isin(self.tokens, eos) & (self.changed >= 0) & (self.changed != MASKED))[0]
+        masks = self.masked(self.prompt, self.length)
+        self.tokens[masks], self.changed[masks] = self.tokens[first], self.clock
+        self.finish_reason = "eos"

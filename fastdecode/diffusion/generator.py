@@ -152,7 +152,7 @@ class DiffusionGenerator:
         tokens, changed = self._template(template)
         request = (seed_or_random(seed), request_word(tokens, 0))
         batch = self._batch([(tokens, changed, changed.index(MASKED), request)])
-        decoding = self._start(batch, temperature, (), end_at_eos=False)
+        decoding = self._start(batch, temperature, (), end_at_eos=False, cut_at_eos=False)
         while decoding.active:
             self._step(decoding)
         (canvas,) = decoding.canvases

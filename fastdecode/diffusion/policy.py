@@ -109,6 +109,8 @@ def _conflicts(p: Policy):
     yield p.drafts is not None and p.scorer == "random", "drafts=FreeDraft follows the order of confidence; scorer='random' has no order to follow"
     yield p.drafts is not None and (p.credit is not None or p.end_damping is not None), "drafts=FreeDraft verifies states, credit and end_damping depend on the way to them; drop one of the two"
     yield p.drafts is not None and p.early_commit is not None, "early_commit ends the losslessness of drafts=FreeDraft; drop one of the two"
+    yield p.drafts is not None and p.cut_at_eos, "cut_at_eos fills masks that drafts=FreeDraft has drafted already; end_at_eos alone ends rows as soon"
+    yield p.cut_at_eos and not p.end_at_eos, "cut_at_eos cuts what end_at_eos=False wants to see filled; leave one of them out"
     yield p.drafts is not None and not (isinstance(p.cache, NoCache) or (isinstance(p.cache, (Prefix, Dual)) and p.cache.interval is None)), f"drafts=FreeDraft works with NoCache, Prefix() and Dual(), whose frozen keys do not change inside a block; not with {p.cache}"
     yield isinstance(p.cache, DelayedGreedy) and p.scorer != "random", "cache=DelayedGreedy must know the next positions before the pass: only scorer='random' tells them"
     yield isinstance(p.cache, DelayedGreedy) and not isinstance(p.unmask, TopK), "cache=DelayedGreedy must know how many positions come next; use unmask=TopK()"
