@@ -16,14 +16,14 @@ from fastdecode.diffusion.credit import CreditTable
 from fastdecode.diffusion.early_commit import commits_all, wanted_positions
 from fastdecode.diffusion.policies import AdaptiveBlocks, LearnedFilter
 from fastdecode.diffusion.policy import Policy
-from fastdecode.diffusion.scoring import scoring
+from fastdecode.diffusion.facts import Facts
+from fastdecode.diffusion.sampling import Proposals, processed, without
+from fastdecode.diffusion.scoring import ORDER, SAMPLE, keys, last_ids, scoring
 from fastdecode.errors import InvalidLogitsError
 from fastdecode.ops import Commits, VocabStats
 from fastdecode.ops.reference.random import stream_uniform
 from fastdecode.ops.unmask_commit import FINISH
 from fastdecode.targets.active import ActiveRow, DiffusionTarget
-
-SAMPLE, ORDER = 5, 6  # purpose words of random keys, see csrc/include/fastdecode/philox.cuh
 
 
 class Chosen(NamedTuple):
@@ -60,18 +60,18 @@ class Decoding:
 
     Args:
         canvases: rows 0, 1, ... of `tokens` and `changed`, int32 [B, L].
-        banned: ids that are never proposed (the mask itself).
-        temperature: 0 takes the most probable token.
-        eos: ids that end a text.
+        facts: of the model, whose mask is never proposed.
     """
 
-    def __init__(self, target: DiffusionTarget, policy: Policy, canvases: Sequence[Canvas], tokens: torch.Tensor, changed: torch.Tensor, *, banned: Sequence[int], temperature: float, eos: Sequence[int]):  # fmt: skip
-        self.target, self.policy, self.canvases = target, policy, list(canvases)
+    def __init__(self, target: DiffusionTarget, policy: Policy, facts: Facts, canvases: Sequence[Canvas], tokens: torch.Tensor, changed: torch.Tensor):
+        self.target, self.policy, self.facts, self.canvases = target, policy, facts, list(canvases)
         self.tokens, self.changed = tokens, changed
-        self.banned, self.eos = (torch.tensor(list(ids), dtype=torch.int32) for ids in (banned, eos))
-        self.temperature = temperature
+        known = lambda ids: torch.tensor([i for i in ids if i < target.vocab_size], dtype=torch.int32)
+        self.banned = known([facts.mask, *(facts.eos if policy.sampling.logits_eos_inf else ())])
+        self.eos, self.last = known(facts.eos), known(last_ids(policy.sampling, facts))
         self.branches = policy.drafts.depth if policy.drafts else 1
-        self.slots = target.new_slots(len(self.canvases) * self.branches, tokens.shape[1])
+        self.rows = len(self.canvases) * self.branches  # of the slots; with guidance as many more, without the prompt
+        self.slots = target.new_slots(self.rows * (2 if policy.sampling.cfg_scale else 1), tokens.shape[1])
         self.credit = CreditTable(policy.credit, *tokens.shape) if policy.credit else None
         self.blocks = BlockWalk(policy)
         for canvas in self.canvases:
@@ -79,8 +79,7 @@ class Decoding:
 
     def _open(self, canvas: Canvas) -> None:
         if self.policy.scorer == "random":
-            keys = torch.tensor([[*canvas.key, p, ORDER] for p in range(canvas.length)])
-            canvas.order = stream_uniform(keys, 1)[:, 0].numpy()
+            canvas.order = stream_uniform(torch.from_numpy(keys(canvas, np.arange(canvas.length), ORDER)), 1)[:, 0].numpy()
         self.blocks.open(canvas)
         self._next_block(canvas)
 
@@ -100,28 +99,48 @@ class Decoding:
         self._activate(live)
         owned = self._parts(live)
         owners, parts = [c for c, own in zip(live, owned) for _ in own], [part for own in owned for part in own]
-        stats, passed = self._pass(owners, parts)
+        proposals, passed = self._pass(owners, parts)
+        copies = 2 if self.policy.sampling.cfg_scale else 1
         for canvas, own in zip(live, owned):
-            canvas.stats.record_pass(sum(len(p.positions) for p in own), self.policy.cache.refreshes(canvas))
-        self._settle(live, owners, parts, stats)
+            canvas.stats.record_pass(copies * sum(len(p.positions) for p in own), self.policy.cache.refreshes(canvas))
+        self._settle(live, owners, parts, proposals)
         seconds = time.perf_counter() - begun
         for canvas in live:
             canvas.stats.add_seconds(target=passed, commit=seconds - passed)
 
-    def _pass(self, owners: list[Canvas], parts: list[ActiveRow]) -> tuple[VocabStats, float]:
-        """Statistics of what the parts want, and seconds."""
-        where = [_proposed(c, p) for c, p in zip(owners, parts)]
-        ids = torch.cat([self.credit.ids[c.row, positions] for c, positions in zip(owners, where)]) if self.credit else None
-        drawing = {}
-        if self.temperature:
-            rows = sum(map(len, where))
-            drawing = {"key": torch.from_numpy(np.concatenate([_keys(c, p) for c, p in zip(owners, where)])), "temperature": torch.full((rows,), self.temperature)}
+    def _pass(self, owners: list[Canvas], parts: list[ActiveRow]) -> tuple[Proposals, float]:
+        """What the parts want to know, and seconds."""
+        sampling, where = self.policy.sampling, [_proposed(c, p) for c, p in zip(owners, parts)]
+        key = torch.from_numpy(np.concatenate([keys(c, p, SAMPLE) for c, p in zip(owners, where)])) if sampling.temperature else None
+        active = [*parts, *(self._unconditional(c, p) for c, p in zip(owners, parts))] if sampling.cfg_scale else parts
+        ids = self._asked(owners, where)
         begun = time.perf_counter()
-        stats = self.target.forward_active(self.slots, parts, ids=ids, banned=self.banned, **drawing)
+        if sampling.processed:
+            proposals = processed(self.target.logits_active(self.slots, active, sampling.cfg_scale), sampling, self.banned, key)
+        else:
+            drawing = {} if key is None else {"key": key, "temperature": torch.full((len(key),), sampling.temperature)}
+            stats = self.target.forward_active(self.slots, active, guidance=sampling.cfg_scale, ids=ids, banned=self.banned, **drawing)
+            proposals = Proposals(without(stats, len(self.last)) if self.lacks_ends else stats, stats)
         passed = time.perf_counter() - begun
-        if bool((stats.ints[:, 1] < 0).any()):
+        if bool((proposals.stats.ints[:, 1] < 0).any()):
             raise InvalidLogitsError("the model returned logits without a finite value (NaN or all -inf); check its weights and dtype")
-        return stats, passed
+        return proposals, passed
+
+    @property
+    def lacks_ends(self) -> bool:
+        """Whether probabilities are those among all other tokens than ends of text and turn."""
+        return self.policy.sampling.confidence_eos_eot_inf == "reference" and len(self.last) > 0
+
+    def _asked(self, owners: list[Canvas], where: list[np.ndarray]) -> torch.Tensor | None:
+        """int32 [R, K], ids whose logits are needed besides."""
+        if self.credit:
+            return torch.cat([self.credit.ids[c.row, positions] for c, positions in zip(owners, where)])
+        return self.last.repeat(sum(map(len, where)), 1) if self.lacks_ends else None
+
+    def _unconditional(self, canvas: Canvas, part: ActiveRow) -> ActiveRow:
+        """The same positions with masks in the place of given tokens."""
+        tokens = np.where(canvas.changed[part.positions] == -1, np.int32(self.facts.mask), part.tokens)
+        return ActiveRow(self.rows + part.row, tokens, part.positions, part.ends, part.wanted)
 
     # What a pass computes.
 
@@ -169,26 +188,26 @@ class Decoding:
 
     # From proposals to tokens.
 
-    def _settle(self, live: list[Canvas], owners: list[Canvas], parts: list[ActiveRow], stats: VocabStats) -> None:
+    def _settle(self, live: list[Canvas], owners: list[Canvas], parts: list[ActiveRow], proposals: Proposals) -> None:
         """Turns what the pass found into tokens."""
-        chosen = self._commit(owners, parts, stats, self.tokens, self.changed)
+        chosen = self._commit(owners, parts, proposals, self.tokens, self.changed)
         for canvas in live:
             self._log(canvas, *chosen.best(canvas.row, 0, int(chosen.commits.chosen[canvas.row])))
             self._advance(canvas, chosen.finish(canvas.row))
 
-    def _commit(self, owners: list[Canvas], parts: list[ActiveRow], stats: VocabStats, tokens: torch.Tensor, changed: torch.Tensor) -> Chosen:
+    def _commit(self, owners: list[Canvas], parts: list[ActiveRow], proposals: Proposals, tokens: torch.Tensor, changed: torch.Tensor) -> Chosen:
         """Commits what the policy takes, in place: `tokens` and `changed` int32 [N, L] hold the states that the parts are of, each in
         the row that its part has in the slots."""
         where = [_proposed(c, p) for c, p in zip(owners, parts)]
         cuts = np.cumsum([0, *map(len, where)])
         for canvas, positions, a, b in zip(owners, where, cuts, cuts[1:]):
             if canvas.step == 0:
-                self.blocks.settle_length(canvas, rows_of(stats, slice(a, b)), positions)
-        early = [self.policy.early_commit is not None and commits_all(self.policy, c, p, rows_of(stats, slice(a, b))) for c, p, a, b in zip(owners, where, cuts, cuts[1:])]
+                self.blocks.settle_length(canvas, rows_of(proposals.model, slice(a, b)), positions)
+        early = [self.policy.early_commit is not None and commits_all(self.policy, c, p, rows_of(proposals.model, slice(a, b))) for c, p, a, b in zip(owners, where, cuts, cuts[1:])]
         inside = [np.flatnonzero((p >= c.start) & ((p < c.stop) | e)) + a for c, p, e, a in zip(owners, where, early, cuts)]
         sizes, candidates = list(map(len, inside)), np.concatenate(inside)
         positions = np.concatenate(where)[candidates].astype(np.int32)
-        stats = rows_of(stats, candidates) if len(candidates) < cuts[-1] else stats
+        stats, tie = rows_of(proposals.stats, candidates), None if proposals.tie is None else proposals.tie[candidates]
         if self.credit:
             rows = torch.from_numpy(np.repeat([c.row for c in owners], sizes))
             stats = self.credit.fuse(stats, rows, torch.from_numpy(positions).long())
@@ -199,7 +218,7 @@ class Decoding:
         commits = ops.unmask_commit(
             stats, torch.from_numpy(begin), torch.from_numpy(positions), tokens, changed, quota=quota, step=owners[0].clock, canvas=canvas,
             eos=self.eos if self.policy.end_at_eos else None, cut=self.policy.cut_confidence if self.policy.cut_at_eos else np.inf,
-            **scoring(self.policy, self.eos, owners, sizes, positions, stats),
+            tie=tie, **scoring(self.policy, self.facts, owners, sizes, positions, stats),
         )  # fmt: skip
         return Chosen(stats.ints, positions, begin, commits)
 
@@ -230,13 +249,6 @@ def _ends(canvas: Canvas, positions: np.ndarray) -> np.ndarray:
     if canvas.grid:
         return np.minimum((positions // canvas.grid + 1) * canvas.grid, canvas.length).astype(np.int32)
     return np.full(len(positions), canvas.length, np.int32)
-
-
-def _keys(canvas: Canvas, positions: np.ndarray) -> np.ndarray:
-    """int64 [R, 4], keys of this pass's draws."""
-    keys = np.empty((len(positions), 4), np.int64)
-    keys[:, :2], keys[:, 2], keys[:, 3] = canvas.key, positions + (np.int64(canvas.clock) << 32), SAMPLE
-    return keys
 
 
 def rows_of(stats: VocabStats, rows: slice | np.ndarray) -> VocabStats:

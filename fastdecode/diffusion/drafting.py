@@ -9,7 +9,8 @@ from fastdecode import ops
 from fastdecode.diffusion.caches import NoCache
 from fastdecode.diffusion.canvas import Canvas
 from fastdecode.diffusion.decoding import Chosen, Decoding
-from fastdecode.ops import Commits, VocabStats
+from fastdecode.diffusion.sampling import Proposals
+from fastdecode.ops import Commits
 from fastdecode.ops.unmask_commit import MASKED
 from fastdecode.targets.active import ActiveRow
 
@@ -37,9 +38,9 @@ class DraftingDecoding(Decoding):
         masks = (np.flatnonzero(changed[canvas.start : canvas.stop] == MASKED) + canvas.start).astype(np.int32)
         return self._active_row(canvas, canvas.row * self.branches + k, tokens, masks if canvas.row in self.known else self._wanted(canvas))
 
-    def _settle(self, live: list[Canvas], owners: list[Canvas], parts: list[ActiveRow], stats: VocabStats) -> None:
+    def _settle(self, live: list[Canvas], owners: list[Canvas], parts: list[ActiveRow], proposals: Proposals) -> None:
         tokens, changed = (states.clone() for states in self.drafts[:2])
-        chosen = self._commit(owners, parts, stats, tokens.flatten(0, 1), changed.flatten(0, 1))
+        chosen = self._commit(owners, parts, proposals, tokens.flatten(0, 1), changed.flatten(0, 1))
         reached = ops.verify_states(self.drafts, tokens, changed).tolist()
         for canvas in live:
             last = reached[canvas.row]
@@ -54,11 +55,17 @@ class DraftingDecoding(Decoding):
             self._log(canvas, *known.best(0, sure, sure + last))
             canvas.stats.record_drafts(int(self.drafts.count[canvas.row]) - 1, last)
         elif not isinstance(self.policy.cache, NoCache):
-            for branch in range(1, self.branches):
-                self.target.copy_slots(self.slots, canvas.row * self.branches, canvas.row * self.branches + branch, canvas.length)
+            self._copy_slots(canvas)
         self.known[canvas.row] = chosen.of(row)
         self._log(canvas, *chosen.best(row, 0, int(chosen.commits.chosen[row])))
         self._advance(canvas, chosen.finish(row))
+
+    def _copy_slots(self, canvas: Canvas) -> None:
+        """What the pass that opens a block has computed is what all drafts see."""
+        first = canvas.row * self.branches
+        for source in (first, self.rows + first) if self.policy.sampling.cfg_scale else (first,):
+            for branch in range(1, self.branches):
+                self.target.copy_slots(self.slots, source, source + branch, canvas.length)
 
     def _next_block(self, canvas: Canvas) -> None:
         self.known.pop(canvas.row, None)

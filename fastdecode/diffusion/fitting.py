@@ -11,7 +11,9 @@ from fastdecode.diffusion.caches import BlockCausal
 from fastdecode.diffusion.facts import Facts
 from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingSteps, LearnedFilter
 from fastdecode.diffusion.policy import Policy
+from fastdecode.diffusion.sampling import Sampling
 from fastdecode.errors import UnsupportedModelError
+from fastdecode.ops.vocab_stats import MAX_BANNED, MAX_IDS
 from fastdecode.targets import log_fallback
 from fastdecode.targets.active import DiffusionTarget
 from fastdecode.targets.hf_diffusion import HFDiffusionTarget
@@ -41,7 +43,7 @@ def target_of(target: str, model, weights: str) -> DiffusionTarget:
     if getattr(getattr(model, "config", None), "model_type", "") == "diffusion_gemma":
         raise UnsupportedModelError(f"{type(model).__name__} denoises random tokens and has no masks; use DiffusionGemmaGenerator")
     if not isinstance(model, PreTrainedModel):
-        if not all(callable(getattr(model, method, None)) for method in ("new_slots", "forward_active", "copy_slots")):
+        if not all(callable(getattr(model, method, None)) for method in ("new_slots", "forward_active", "logits_active", "copy_slots")):
             raise TypeError(f"model is {type(model).__name__}, expected a transformers PreTrainedModel or a DiffusionTarget; DiffusionGenerator.from_pretrained loads a checkpoint")
         return model
     if target == "native":
@@ -54,7 +56,7 @@ def target_of(target: str, model, weights: str) -> DiffusionTarget:
     return HFDiffusionTarget(model)
 
 
-def check_blocks(policy: Policy, facts: Facts) -> None:
+def check_fit(policy: Policy, facts: Facts) -> None:
     """Raises ValueError where the parts of a policy do not fit the model; gives adaptive blocks the model's delimiters."""
     causal = isinstance(policy.cache, BlockCausal)
     if causal != (facts.block_length is not None):
@@ -65,5 +67,15 @@ def check_blocks(policy: Policy, facts: Facts) -> None:
         raise ValueError("blocks=AdaptiveBlocks needs delimiters: the model names none; pass AdaptiveBlocks(delimiters=(...,))")
     if isinstance(policy.blocks, AdaptiveBlocks) and not policy.blocks.delimiters:
         object.__setattr__(policy, "blocks", dataclasses.replace(policy.blocks, delimiters=facts.delimiters))
+    _check_ends(policy.sampling, facts)
     if isinstance(policy.steps, AscendingSteps) and policy.end_damping and not facts.eos:
         raise ValueError("end_damping needs eos_token_id, which the model does not name; pass eos_token_id=")
+
+
+def _check_ends(sampling: Sampling, facts: Facts) -> None:
+    for name, most in (("logits_eos_inf", MAX_BANNED - 1), ("confidence_eos_eot_inf", MAX_IDS)):
+        value, ends = getattr(sampling, name), len({*facts.eos, *facts.end_of_turn})
+        if value and not facts.eos:
+            raise ValueError(f"{name}={value!r} needs the id that ends a text, which the model does not name; pass eos_token_id=")
+        if value and ends > most:
+            raise ValueError(f"{name}={value!r} works for at most {most} ids that end a text or a turn, there are {ends}; pass fewer as eos_token_id=")

@@ -27,6 +27,7 @@ from fastdecode.diffusion.policies import (
     Unmask,
     WholeCanvas,
 )
+from fastdecode.diffusion.sampling import Sampling
 
 SCORERS = ("confidence", "margin", "neg_entropy", "left_to_right", "random")
 
@@ -37,6 +38,7 @@ class Policy:
 
     Attributes:
         cache: which positions a step computes again.
+        sampling: how proposals are drawn.
         end_at_eos: whether a row is finished once an EOS stands behind committed tokens alone.
         cut_at_eos: whether an EOS that is committed cuts the canvas behind it even while masks stand before it (EoTP of Learn2PD).
         cut_confidence: that an EOS needs to cut.
@@ -50,6 +52,7 @@ class Policy:
     scorer: str = "confidence"
     unmask: Unmask = field(default_factory=TopK)
     cache: CachePolicy = field(default_factory=NoCache)
+    sampling: Sampling = field(default_factory=Sampling)
     credit: Credit | None = None
     end_damping: EndDamping | None = None
     early_commit: EarlyCommit | None = None
@@ -72,11 +75,11 @@ class Policy:
 
 
 def _check_parts(policy: Policy) -> None:
-    kinds = {"blocks": Blocks, "steps": Steps, "unmask": Unmask, "cache": CachePolicy, "credit": Credit | None, "end_damping": EndDamping | None, "early_commit": EarlyCommit | None, "drafts": FreeDraft | None}
+    kinds = {"blocks": Blocks, "steps": Steps, "unmask": Unmask, "cache": CachePolicy, "sampling": Sampling, "credit": Credit | None, "end_damping": EndDamping | None, "early_commit": EarlyCommit | None, "drafts": FreeDraft | None}
     for name, kind in kinds.items():
         value = getattr(policy, name)
         if not isinstance(value, kind):
-            raise TypeError(f"{name}={value!r} is not a part of this kind; use one of fastdecode.diffusion.policies and caches")
+            raise TypeError(f"{name}={value!r} is not a part of this kind; use one of fastdecode.diffusion.policies, caches and sampling")
     if policy.scorer not in SCORERS:
         raise ValueError(f"scorer={policy.scorer!r} is unknown: use {', '.join(SCORERS)}")
     for part in (policy.blocks, policy.steps, policy.cache, policy.drafts):
@@ -93,6 +96,7 @@ def _check_parts(policy: Policy) -> None:
 
 def _conflicts(p: Policy):
     """(whether it is the case, why it is refused)."""
+    yield from _sampling_conflicts(p)
     ascending = isinstance(p.steps, AscendingSteps)
     scheduled = isinstance(p.steps, TimeSteps) or (isinstance(p.steps, UniformSteps) and p.steps.per_block is not None)
     yield isinstance(p.blocks, AdaptiveBlocks) and (ascending or scheduled), f"blocks=AdaptiveBlocks with steps={p.steps}: a number of steps cannot be planned for blocks of unknown length; leave steps out"
@@ -118,3 +122,18 @@ def _conflicts(p: Policy):
     yield isinstance(p.cache, BlockCausal) and not isinstance(p.blocks, FixedBlocks), "cache=BlockCausal needs FixedBlocks of the model's length"
     yield p.credit is not None and p.scorer == "random", "credit changes confidences, scorer='random' ignores them; drop one of the two"
     yield p.early_commit is not None and list(p.early_commit.parts) != sorted(p.early_commit.parts), "EarlyCommit(parts=...) must ascend"
+
+
+def _sampling_conflicts(p: Policy):
+    s = p.sampling
+    for name, part in (("drafts", p.drafts), ("credit", p.credit)):
+        yield s.temperature > 0 and part is not None, f"temperature={s.temperature!r} with {name}={part}: it is defined for the most probable tokens; use temperature=0"
+    law = f"top_p={s.top_p!r}, top_k={s.top_k!r}, law_scores={s.law_scores!r}"
+    yield s.processed and p.credit is not None, f"credit corrects the model's own probabilities, not those of another law ({law}); drop one of the two"
+    yield s.processed and isinstance(p.unmask, LearnedFilter), f"unmask=LearnedFilter has learned the model's own probabilities, not those of another law ({law}); drop one of the two"
+    yield s.alg_temp > 0 and (not isinstance(p.unmask, TopK) or p.scorer in ("random", "left_to_right")), f"alg_temp={s.alg_temp!r} draws positions by their scores; it needs unmask=TopK() and a score of tokens, not {p.unmask} and scorer={p.scorer!r}"
+    yield s.alg_temp > 0 and p.drafts is not None, f"alg_temp={s.alg_temp!r} draws positions, drafts=FreeDraft follows the best ones; drop one of the two"
+    last = s.confidence_eos_eot_inf
+    yield last and p.scorer not in ("confidence", "margin"), f"confidence_eos_eot_inf={last!r} makes confidences 0, scorer={p.scorer!r} has none; use confidence or margin"
+    yield last and isinstance(p.unmask, LearnedFilter), f"confidence_eos_eot_inf={last!r} does not reach what unmask=LearnedFilter accepts; drop one of the two"
+    yield last == "reference" and (s.processed or p.credit is not None), f"confidence_eos_eot_inf='reference' corrects the model's own probabilities; with {law} and credit={p.credit} use True"
