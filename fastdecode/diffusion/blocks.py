@@ -7,9 +7,10 @@ import torch
 
 from fastdecode import ops
 from fastdecode.diffusion.canvas import Canvas
-from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingBlocks, FixedBlocks
+from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingBlocks, FixedBlocks, SubBlocks
 from fastdecode.diffusion.policy import Policy
 from fastdecode.ops import VocabStats
+from fastdecode.ops.unmask_commit import MASKED
 
 
 class BlockWalk:
@@ -32,6 +33,8 @@ class BlockWalk:
         while len(canvas.open_positions) == 0:  # only given text in this block
             canvas.start, canvas.stop = canvas.stop, self._end(canvas, canvas.stop)
         canvas.step = 0
+        first_masked = canvas.changed[canvas.start] == MASKED
+        canvas.leads = isinstance(self.policy.blocks, SubBlocks) and canvas.shift == 1 and canvas.start % canvas.grid == 0 and bool(first_masked)
         canvas.latest = np.empty(0, np.int32)
         canvas.quotas = canvas.planned.pop(0) if canvas.planned else self.policy.steps.quotas(len(canvas.open_positions))
 
@@ -50,6 +53,6 @@ class BlockWalk:
     def _end(self, canvas: Canvas, start: int) -> int:
         """Of the block that begins there."""
         blocks = self.policy.blocks
-        if isinstance(blocks, (FixedBlocks, AdaptiveBlocks)):
+        if isinstance(blocks, (FixedBlocks, SubBlocks, AdaptiveBlocks)):
             return min(canvas.length, (start // blocks.length + 1) * blocks.length if canvas.grid else start + blocks.length)
         return min(canvas.length, start + sum(canvas.planned[0])) if canvas.planned else canvas.length

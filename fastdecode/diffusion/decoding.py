@@ -169,6 +169,8 @@ class Decoding:
     def _wanted(self, canvas: Canvas) -> np.ndarray:
         """Positions whose proposals are needed, ascending."""
         policy = self.policy
+        if canvas.leads:
+            return np.asarray([canvas.start], np.int32)
         if policy.early_commit:
             return wanted_positions(policy, canvas)
         if isinstance(policy.unmask, LearnedFilter):
@@ -235,6 +237,7 @@ class Decoding:
             canvas.finish_reason = "length"
         canvas.clock += 1
         canvas.step += 1
+        canvas.leads = False
         if finish == "block_full":
             self._next_block(canvas)
 

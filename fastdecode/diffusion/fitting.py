@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from fastdecode.diffusion.caches import BlockCausal
 from fastdecode.diffusion.facts import Facts
-from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingSteps, LearnedFilter
+from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingSteps, FixedBlocks, LearnedFilter, SubBlocks
 from fastdecode.diffusion.policy import Policy
 from fastdecode.diffusion.sampling import Sampling
 from fastdecode.errors import UnsupportedModelError
@@ -56,12 +57,22 @@ def target_of(target: str, model, weights: str) -> DiffusionTarget:
     return HFDiffusionTarget(model)
 
 
+def own_parts(policy: Policy, facts: Facts) -> dict[str, Any]:
+    """What a model whose tokens see no later block needs in the place of a policy's parts."""
+    if facts.block_length is None:
+        return {}
+    parts = {} if isinstance(policy.cache, BlockCausal) else {"cache": BlockCausal()}
+    return parts if isinstance(policy.blocks, SubBlocks) else {**parts, "blocks": FixedBlocks(facts.block_length)}
+
+
 def check_fit(policy: Policy, facts: Facts) -> None:
     """Raises ValueError where the parts of a policy do not fit the model; gives adaptive blocks the model's delimiters."""
     causal = isinstance(policy.cache, BlockCausal)
     if causal != (facts.block_length is not None):
         raise ValueError("cache=BlockCausal is exact for models whose tokens see no later block, and they need it; this model has " + (f"blocks of {facts.block_length}" if facts.block_length else "no such blocks (block_length=None)"))
-    if causal and policy.blocks.length != facts.block_length:
+    if causal and isinstance(policy.blocks, SubBlocks) and facts.block_length % policy.blocks.length:
+        raise ValueError(f"blocks={policy.blocks} does not divide the model's blocks of {facts.block_length}; use a length that does")
+    if causal and isinstance(policy.blocks, FixedBlocks) and policy.blocks.length != facts.block_length:
         raise ValueError(f"blocks={policy.blocks} does not fit the model's blocks of {facts.block_length}")
     if isinstance(policy.blocks, AdaptiveBlocks) and not (policy.blocks.delimiters or facts.delimiters):
         raise ValueError("blocks=AdaptiveBlocks needs delimiters: the model names none; pass AdaptiveBlocks(delimiters=(...,))")

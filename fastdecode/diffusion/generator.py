@@ -13,14 +13,12 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from fastdecode.diffusion.arguments import cut_at_stop, with_masks
 from fastdecode.diffusion.batch import Batch, BatchMaker, Gap
-from fastdecode.diffusion.caches import BlockCausal
 from fastdecode.diffusion.canvas import Canvas
 from fastdecode.diffusion.decoding import Decoding
 from fastdecode.diffusion.drafting import DraftingDecoding
 from fastdecode.diffusion.facts import Facts
-from fastdecode.diffusion.fitting import check_fit, config_of, own_filter, target_of
+from fastdecode.diffusion.fitting import check_fit, config_of, own_filter, own_parts, target_of
 from fastdecode.diffusion.options import Call, resolve
-from fastdecode.diffusion.policies import FixedBlocks
 from fastdecode.diffusion.presets import make_policy
 from fastdecode.errors import UnsupportedModelError
 from fastdecode.ops.unmask_commit import MASKED
@@ -71,12 +69,11 @@ class DiffusionGenerator:
     """
 
     def __init__(self, model: PreTrainedModel | DiffusionTarget, tokenizer=None, preset: str = "auto", *, target: str = "auto", weights: str = "auto", allow_infill: bool = False, mask_in_text: str = "error", facts: Facts | None = None, mask_token_id: int | None = None, eos_token_id: int | None = None, eot_token_id: int | None = None, shift: int = 0, block_length: int | None = None, **parts: Any):  # fmt: skip
-        make_policy(preset, **parts)  # what does not go together is refused before a model is packed
+        policy = make_policy(preset, **parts)  # what does not go together is refused before a model is packed
         given = {"mask_token_id": mask_token_id, "eos_token_id": eos_token_id, "eot_token_id": eot_token_id, "shift": shift, "block_length": block_length}
         self.target = target_of(target, model, weights)
         self.facts = facts or Facts.of_model(config_of(model), self.target.vocab_size, tokenizer, given)
-        own = {"cache": BlockCausal(), "blocks": FixedBlocks(self.facts.block_length)} if self.facts.block_length else {}
-        self.policy = make_policy(preset, **{**own, **parts})
+        self.policy = make_policy(preset, **{**own_parts(policy, self.facts), **parts})
         check_fit(self.policy, self.facts)
         if mask_in_text not in ("error", "text"):
             raise ValueError(f"mask_in_text={mask_in_text!r} must be error or text")

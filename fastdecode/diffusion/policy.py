@@ -20,6 +20,7 @@ from fastdecode.diffusion.policies import (
     FreeDraft,
     LearnedFilter,
     Steps,
+    SubBlocks,
     Threshold,
     TimeSteps,
     TopK,
@@ -70,7 +71,7 @@ class Policy:
     @property
     def lossless(self) -> bool:
         """Whether the text is that of the same policy without cache and drafts."""
-        exact_cache = isinstance(self.cache, (NoCache, BlockCausal)) or self.cache.interval == 1
+        exact_cache = isinstance(self.cache, NoCache) or self.cache == BlockCausal() or self.cache.interval == 1
         return exact_cache and self.early_commit is None
 
 
@@ -119,7 +120,11 @@ def _conflicts(p: Policy):
     yield isinstance(p.cache, DelayedGreedy) and p.scorer != "random", "cache=DelayedGreedy must know the next positions before the pass: only scorer='random' tells them"
     yield isinstance(p.cache, DelayedGreedy) and not isinstance(p.unmask, TopK), "cache=DelayedGreedy must know how many positions come next; use unmask=TopK()"
     yield p.early_commit is not None and isinstance(p.cache, (Prefix, Dual, DelayedGreedy, BlockCausal)) and p.early_commit.answer is not None, f"early_commit looks at answer={p.early_commit.answer if p.early_commit else None} in every step, which cache={type(p.cache).__name__} does not compute; use answer=None"
-    yield isinstance(p.cache, BlockCausal) and not isinstance(p.blocks, FixedBlocks), "cache=BlockCausal needs FixedBlocks of the model's length"
+    yield isinstance(p.cache, BlockCausal) and not isinstance(p.blocks, (FixedBlocks, SubBlocks)), "cache=BlockCausal needs FixedBlocks of the model's length, or SubBlocks"
+    yield isinstance(p.blocks, SubBlocks) and not isinstance(p.cache, BlockCausal), f"blocks=SubBlocks are parts of blocks that see no later ones; use cache=BlockCausal(), not {p.cache}"
+    yield isinstance(p.blocks, SubBlocks) and (ascending or scheduled), f"blocks=SubBlocks commits the first token of a block alone, which steps={p.steps} does not plan for; leave steps out"
+    yield isinstance(p.blocks, SubBlocks) and (p.early_commit is not None or p.scorer == "random" or isinstance(p.unmask, LearnedFilter)), "blocks=SubBlocks asks for the first token of a block alone; early_commit, scorer='random' and LearnedFilter need all positions of a block"
+    yield isinstance(p.cache, BlockCausal) and p.cache.parts and not isinstance(p.blocks, SubBlocks), "cache=BlockCausal(parts=True) computes the parts of SubBlocks alone; use blocks=SubBlocks()"
     yield p.credit is not None and p.scorer == "random", "credit changes confidences, scorer='random' ignores them; drop one of the two"
     yield p.early_commit is not None and list(p.early_commit.parts) != sorted(p.early_commit.parts), "EarlyCommit(parts=...) must ascend"
 
