@@ -72,7 +72,8 @@ class Policy:
     def lossless(self) -> bool:
         """Whether the text is that of the same policy without cache and drafts."""
         exact_cache = isinstance(self.cache, NoCache) or self.cache == BlockCausal() or self.cache.interval == 1
-        return exact_cache and self.early_commit is None
+        exact_drafts = self.drafts is None or self.unmask.rule == "top_k"  # beside thresholds, drafts may stop short of a step
+        return exact_cache and exact_drafts and self.early_commit is None
 
 
 def _check_parts(policy: Policy) -> None:

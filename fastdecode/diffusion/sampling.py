@@ -62,7 +62,7 @@ class Sampling:
         for name in ("law_scores", "logits_eos_inf"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be True or False")
-        if self.confidence_eos_eot_inf not in (True, False, "reference") or isinstance(self.confidence_eos_eot_inf, int) and not isinstance(self.confidence_eos_eot_inf, bool):
+        if not isinstance(self.confidence_eos_eot_inf, bool) and self.confidence_eos_eot_inf != "reference":
             raise ValueError(f"confidence_eos_eot_inf={self.confidence_eos_eot_inf!r} must be True, False or 'reference'")
 
     @property

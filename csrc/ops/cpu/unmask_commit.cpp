@@ -10,11 +10,17 @@
 #include "runtime/parallel.h"
 
 namespace fastdecode {
+
+void check_candidates(const int32_t* begin, int64_t batch, int64_t rows) {
+  for (int64_t b = 0; b < batch; ++b)
+    if (begin[b] < 0 || begin[b] > begin[b + 1] || begin[b + 1] > rows) throw std::out_of_range("begin of sequence " + std::to_string(b) + " is " + std::to_string(begin[b]) + ", it must ascend within the " + std::to_string(rows) + " candidates");
+}
+
 namespace {
 
 void check(const UnmaskCommitArgs& a) {
+  check_candidates(a.begin, a.batch, a.rows);
   for (int64_t b = 0; b < a.batch; ++b) {
-    if (a.begin[b] < 0 || a.begin[b] > a.begin[b + 1] || a.begin[b + 1] > a.rows) throw std::out_of_range("begin of sequence " + std::to_string(b) + " is " + std::to_string(a.begin[b]) + ", it must ascend within the " + std::to_string(a.rows) + " candidates");
     for (int64_t r = a.begin[b]; r < a.begin[b + 1]; ++r)
       if (a.position[r] < 0 || a.position[r] >= a.stride || (r > a.begin[b] && a.position[r] <= a.position[r - 1]))
         throw std::out_of_range("position of candidate " + std::to_string(r) + " is " + std::to_string(a.position[r]) + ", it must ascend within the " + std::to_string(a.stride) + " columns of tokens");

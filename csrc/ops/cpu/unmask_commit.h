@@ -88,6 +88,9 @@ FD_HD static inline int64_t unmask_count(const UnmaskCommitArgs& a, const float*
   return n;
 }
 
+// Throws std::out_of_range unless the first candidates of `batch` sequences ascend within `rows` candidates.
+void check_candidates(const int32_t* begin, int64_t batch, int64_t rows);
+
 // Throws std::out_of_range, before anything is written, when a position or a canvas lies outside the rows or candidates do not ascend.
 void unmask_commit(const UnmaskCommitArgs& args);
 

@@ -11,11 +11,10 @@ namespace fastdecode {
 namespace {
 
 void check(const DraftStatesArgs& a) {
-  for (int64_t b = 0; b < a.batch; ++b) {
-    if (a.begin[b] < 0 || a.begin[b] > a.begin[b + 1] || a.begin[b + 1] > a.rows) throw std::out_of_range("begin of sequence " + std::to_string(b) + " is " + std::to_string(a.begin[b]) + ", it must ascend within the " + std::to_string(a.rows) + " candidates");
+  check_candidates(a.begin, a.batch, a.rows);
+  for (int64_t b = 0; b < a.batch; ++b)
     for (int64_t r = a.begin[b]; r < a.begin[b + 1]; ++r)
       if (a.position[r] < 0 || a.position[r] >= a.length) throw std::out_of_range("position of candidate " + std::to_string(r) + " is " + std::to_string(a.position[r]) + ", tokens has " + std::to_string(a.length) + " columns");
-  }
 }
 
 void draft(const DraftStatesArgs& a, int64_t b) {
