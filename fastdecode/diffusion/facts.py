@@ -38,7 +38,9 @@ class Facts:
         mask = raw.get("mask_token_id")
         delimiters = tuple(raw.get("delimiter_token_ids", layout.delimiters))
         block = raw.get(*layout.block_length) if layout.block_length else None
-        return cls(layout.mask_id if mask is None else int(mask), _ids(raw.get("eos_token_id")), layout.shift, block, delimiters, _ids(raw.get("eot_token_id", layout.end_of_turn)))
+        vocabulary = raw.get("embedding_size") or raw["vocab_size"]
+        turn = tuple(i for i in _ids(raw.get("eot_token_id", layout.end_of_turn)) if i < vocabulary)
+        return cls(layout.mask_id if mask is None else int(mask), _ids(raw.get("eos_token_id")), layout.shift, block, delimiters, turn)
 
     @classmethod
     def of_model(cls, config: PretrainedConfig | None, vocabulary: int, tokenizer, given: dict[str, Any]) -> "Facts":

@@ -33,26 +33,10 @@ class Commits(NamedTuple):
 
 
 def unmask_commit(
-    stats: VocabStats,
-    begin: torch.Tensor,
-    position: torch.Tensor,
-    tokens: torch.Tensor,
-    changed: torch.Tensor,
-    *,
-    quota: torch.Tensor,
-    step: int,
-    scorer: str = "confidence",
-    rule: str = "top_k",
-    bar: float = 0.0,
-    scores: torch.Tensor | None = None,
-    factor: torch.Tensor | None = None,
-    noise: torch.Tensor | None = None,
-    tie: torch.Tensor | None = None,
-    accepted: torch.Tensor | None = None,
-    canvas: torch.Tensor | None = None,
-    eos: torch.Tensor | None = None,
-    cut: float = math.inf,
-) -> Commits:
+    stats: VocabStats, begin: torch.Tensor, position: torch.Tensor, tokens: torch.Tensor, changed: torch.Tensor, *, quota: torch.Tensor, step: int,
+    scorer: str = "confidence", rule: str = "top_k", bar: float = 0.0, scores: torch.Tensor | None = None, factor: torch.Tensor | None = None, noise: torch.Tensor | None = None,
+    tie: torch.Tensor | None = None, accepted: torch.Tensor | None = None, canvas: torch.Tensor | None = None, eos: torch.Tensor | None = None, cut: float = math.inf,
+) -> Commits:  # fmt: skip
     """Chooses which proposals of masked positions become tokens, and writes them, in one pass per sequence.
 
     Candidates are scored and ordered (best first, equal scores by `tie`, then by position); taken are those that the rule takes and in any

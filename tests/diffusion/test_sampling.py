@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fastdecode.diffusion.caches import Delayed, Dual, NoCache, Prefix
-from fastdecode.diffusion.policies import EndDamping, FixedBlocks, FreeDraft, Threshold, WholeCanvas
+from fastdecode.diffusion.policies import EarlyCommit, EndDamping, FixedBlocks, FreeDraft, Threshold, WholeCanvas
 from fastdecode.diffusion.sampling import Sampling
 from tests.diffusion.models import EOS, MASK, all_logits, diffusion_model, generator
 from tests.models import random_prompt
@@ -197,6 +197,22 @@ def test_positions_are_drawn_by_their_scores():
     counts = np.bincount([next(i for i, t in enumerate(ids) if t is not None) for ids in first], minlength=8)
     assert chi_square_fits(counts, law)
     assert texts(made, alg_temp=1e-9) == texts(made)
+
+
+@pytest.mark.parametrize("options", [{"confidence_eos_eot_inf": True}, {"confidence_eos_eot_inf": "reference"}, {"logits_eos_inf": True}, {"top_p": 0.8}, {"cfg_scale": 0.7, "top_k": 5}], ids=str)
+def test_drafts_give_the_text_of_one_token_per_step(options):
+    ends = list(range(0, 70, 11))
+    for cache in (NoCache(), Dual()):
+        static, drafted = (generator("native", blocks=BLOCKS, cache=cache, **parts).generate(PROMPTS, 17, eos_token_id=ends, **options) for parts in ({}, {"drafts": FreeDraft(4)}))
+        assert [r.token_ids for r in drafted] == [r.token_ids for r in static]
+        assert all(d.stats.forwards <= s.stats.forwards for d, s in zip(drafted, static))
+
+
+@pytest.mark.parametrize("options", [{"cfg_scale": 1.0}, {"top_p": 0.8, "temperature": 0.7}], ids=str)
+def test_early_commits_look_at_the_models_own_logits(options):
+    base, never, at_once = (generator("native", blocks=BLOCKS, **parts) for parts in ({}, {"early_commit": EarlyCommit(bars=(1e9,) * 3)}, {"early_commit": EarlyCommit(bars=(0.0,) * 3)}))
+    assert texts(never, **options) == texts(base, **options)
+    assert all(r.stats.forwards == 1 for r in at_once.generate(PROMPTS, 12, seed=0, **options))
 
 
 def test_rows_do_not_influence_each_other():
