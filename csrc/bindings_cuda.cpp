@@ -81,8 +81,14 @@ PYBIND11_MODULE(FASTDECODE_MODULE, m) {
   m.def("tree_expand", [](Ptr logits, int64_t rows, int64_t vocab, int64_t stride, int64_t dtype, Ptr scores, int64_t k, Ptr ids, Ptr child_scores, Ptr scratch, Ptr stream) {
     cuda::tree_expand({at<void>(logits), rows, vocab, stride, dtype, at<float>(scores), k, at<int32_t>(ids), at<float>(child_scores), at<float>(scratch)}, at<void>(stream));
   }, Unlocked());
-  m.def("unmask_commit", [](Ptr floats, Ptr ints, Ptr begin, Ptr position, Ptr factor, Ptr accepted, Ptr quota, int64_t rows, int64_t batch, int64_t scorer, int64_t rule, float bar, int64_t step, Ptr tokens, Ptr changed, int64_t stride, Ptr scores, Ptr sorted, Ptr rank, Ptr chosen, Ptr stream) {
-    cuda::unmask_commit({at<float>(floats), at<int32_t>(ints), at<int32_t>(begin), at<int32_t>(position), at<float>(factor), at<uint8_t>(accepted), at<int32_t>(quota), rows, batch, scorer, rule, bar, step, at<int32_t>(tokens), at<int32_t>(changed), stride, at<float>(scores), at<float>(sorted), at<int32_t>(rank), at<int32_t>(chosen)}, at<void>(stream));
+  m.def("unmask_commit", [](Ptr floats, Ptr ints, Ptr begin, Ptr position, Ptr factor, Ptr noise, Ptr tie, Ptr accepted, Ptr quota, int64_t rows, int64_t batch, int64_t scorer, int64_t rule, float bar, int64_t step, float cut, Ptr canvas, Ptr eos, int64_t eos_count, Ptr tokens, Ptr changed, int64_t stride, Ptr scores, Ptr sorted, Ptr rank, Ptr chosen, Ptr finish, Ptr stream) {
+    cuda::unmask_commit({at<float>(floats), at<int32_t>(ints), at<int32_t>(begin), at<int32_t>(position), at<float>(factor), at<float>(noise), at<float>(tie), at<uint8_t>(accepted), at<int32_t>(quota), rows, batch, scorer, rule, bar, step, cut, at<int32_t>(canvas), at<int32_t>(eos), eos_count, at<int32_t>(tokens), at<int32_t>(changed), stride, at<float>(scores), at<float>(sorted), at<int32_t>(rank), at<int32_t>(chosen), at<int32_t>(finish)}, at<void>(stream));
+  }, Unlocked());
+  m.def("draft_states", [](Ptr ints, Ptr begin, Ptr position, Ptr rank, Ptr chosen, int64_t rows, int64_t batch, int64_t depth, int64_t step, Ptr tokens, Ptr changed, int64_t length, Ptr draft_tokens, Ptr draft_changed, Ptr count, Ptr stream) {
+    cuda::draft_states({at<int32_t>(ints), at<int32_t>(begin), at<int32_t>(position), at<int32_t>(rank), at<int32_t>(chosen), rows, batch, depth, step, at<int32_t>(tokens), at<int32_t>(changed), length, at<int32_t>(draft_tokens), at<int32_t>(draft_changed), at<int32_t>(count)}, at<void>(stream));
+  }, Unlocked());
+  m.def("verify_states", [](Ptr tokens, Ptr changed, Ptr next_tokens, Ptr next_changed, Ptr count, int64_t batch, int64_t depth, int64_t length, Ptr reached, Ptr stream) {
+    cuda::verify_states({at<int32_t>(tokens), at<int32_t>(changed), at<int32_t>(next_tokens), at<int32_t>(next_changed), at<int32_t>(count), batch, depth, length, at<int32_t>(reached)}, at<void>(stream));
   }, Unlocked());
   m.def("active_set", [](Ptr changed, int64_t stride, Ptr low, Ptr high, Ptr since, int64_t batch, int64_t shift, Ptr positions, Ptr count, Ptr stream) {
     cuda::active_set({at<int32_t>(changed), stride, at<int32_t>(low), at<int32_t>(high), at<int32_t>(since), batch, shift, at<int32_t>(positions), at<int32_t>(count)}, at<void>(stream));

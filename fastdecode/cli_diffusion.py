@@ -21,9 +21,12 @@ Model = Annotated[str, typer.Option(help=f"Path or hub name of a LLaDA or Dream 
 def diffuse(
     prompt: Annotated[str, typer.Argument(help="The prompt, as it is; \\n stands for a line break.")],
     model: Model = EMBEDDED,
-    preset: Annotated[str, typer.Option(help="auto, llada, dkv-decode, dkv-greedy, dkv-pd, fast-dllm, adablock, freedave, prophet, credit, learn2pd, dparallel or eoser-ass.")] = "auto",
+    preset: Annotated[str, typer.Option(help="auto, llada, dkv-decode, dkv-greedy, dkv-pd, fast-dllm, fast-dllm-v2, dream, adablock, freedave, prophet, credit, learn2pd, dparallel or eoser-ass.")] = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Size of the canvas.")] = 32,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the most probable tokens.")] = 0.0,
+    temperature: Annotated[Optional[float], typer.Option(min=0.0, help="0 takes the most probable tokens; by default what the preset says.")] = None,
+    top_p: Annotated[Optional[float], typer.Option(help="Draw from the fewest tokens whose probabilities reach this sum.")] = None,
+    top_k: Annotated[Optional[int], typer.Option(min=0, help="Draw from so many of the most probable tokens.")] = None,
+    cfg_scale: Annotated[Optional[float], typer.Option(min=0.0, help="Strength of classifier-free guidance.")] = None,
     seed: Annotated[Optional[int], typer.Option(min=0, help="Of the random numbers.")] = None,
     chat: Annotated[bool, typer.Option(help="Put the prompt into the chat template.")] = False,
     show: Annotated[bool, typer.Option(help="Show the canvas after every pass.")] = False,
@@ -39,7 +42,7 @@ def diffuse(
     generator = DiffusionGenerator.from_pretrained(checkpoint(model), preset)
     text = prompt.replace("\\n", "\n")
     inputs = [{"role": "user", "content": text}] if chat else text
-    options = {"temperature": temperature, "seed": 0 if seed is None else seed}
+    options = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "cfg_scale": cfg_scale, "seed": 0 if seed is None else seed}
     if show:
         with Live(console=out, refresh_per_second=20) as live:
             for state in generator.stream(inputs, max_new_tokens, **options):

@@ -24,7 +24,7 @@ class DecodeStats:
         prompt_tokens: tokens of the prompt; reused_tokens: how many of them were still in the cache.
         lossless: whether every verifier that was used keeps the target's law exactly.
         drafter, verifier: names.
-        recomputed: positions that passes computed, prompt included; refreshes: passes that computed everything again (masked
+        recomputed: positions that passes computed, prompt included, with guidance twice; refreshes: passes that computed everything again (masked
             diffusion; a draft-and-verify pass counts once however many drafts it holds).
         commit_order: (position in the canvas, pass, score) of every token in the order of commits (masked diffusion).
         seconds: wall time by part: "prefill", "draft", "target", "verify", "commit". In a batch the times are those of the

@@ -103,6 +103,10 @@ def test_diffuse_writes_what_it_is_asked_for(tmp_path):
     data = json.loads(trace.read_text())
     assert sorted(p for p, _, _ in data["commits"])[: len(data["tokens"])] == list(range(len(data["tokens"])))
     assert heatmap.read_bytes().startswith(b"\x89PNG")
+    result = run("diffuse", r"Compute 27+15:\n", "--preset", "llada", "--temperature", "0.1", "--top-p", "0.9", "--top-k", "20", "--cfg-scale", "0.5", "--seed", "1")
+    assert result.returncode == 0 and result.stdout.strip() == "42", result.stderr
+    result = run("diffuse", r"Compute 27+15:\n", "--top-p", "2")
+    assert result.returncode == 2 and "top_p=2.0 must lie above 0" in result.stderr and "Traceback" not in result.stderr
     result = run("diffuse", "hello", "--preset", "fastest")
     assert result.returncode == 2 and "preset='fastest' is unknown" in result.stderr and "Traceback" not in result.stderr
 

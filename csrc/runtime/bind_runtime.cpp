@@ -151,21 +151,23 @@ void bind_runtime(py::module_& m) {
       .def_property_readonly("norm", [](const Transformer& t) { return std::vector<float>(t.norm.begin(), t.norm.begin() + std::min<int64_t>(t.norm.size(), t.config.width)); })
       .def_property_readonly("weight_bytes", &Transformer::weight_bytes)
       .def("new_cache", [](const Transformer& t, int64_t rows, int64_t capacity) { return std::make_unique<KvCache>(t.cache_shape(), rows, capacity); })
-      .def("forward", [](Transformer& t, KvCache& cache, const TokenSet& set, uintptr_t logits, int64_t ld, int64_t begin, int64_t end, uintptr_t hidden, uintptr_t features, const std::vector<int64_t>& taps, uintptr_t tapped) {
+      .def("forward", [](Transformer& t, KvCache& cache, const TokenSet& set, uintptr_t logits, int64_t ld, int64_t begin, int64_t end, uintptr_t hidden, uintptr_t features, const std::vector<int64_t>& taps, uintptr_t tapped, float guidance) {
              StepPart part = part_of_pass(begin, end, hidden, taps, tapped);
+             part.guidance = guidance;
              part.logits = at<float>(logits);
              part.ld = ld;
              part.features = at<float>(features);
              t.forward(cache, set, part);
            },
-           Unlocked(), py::arg("cache"), py::arg("set"), py::kw_only(), py::arg("logits") = 0, py::arg("ld") = 0, py::arg("begin") = 0, py::arg("end") = -1, py::arg("hidden") = 0, py::arg("features") = 0, py::arg("taps") = std::vector<int64_t>{}, py::arg("tapped") = 0)
-      .def("forward_stats", [](Transformer& t, KvCache& cache, const TokenSet& set, uintptr_t ids, int64_t ids_per_row, uintptr_t banned, int64_t banned_count, uintptr_t temperature, uintptr_t key, uintptr_t floats, uintptr_t ints, uintptr_t id_logits, int64_t begin, int64_t end, uintptr_t hidden, const std::vector<int64_t>& taps, uintptr_t tapped) {
-             const VocabStatsArgs stats{nullptr, int64_t(set.wanted.size()), t.config.outputs, 0, kFloat32, at<int32_t>(ids), ids_per_row, at<int32_t>(banned), banned_count, at<float>(temperature), at<int64_t>(key), at<float>(floats), at<int32_t>(ints), at<float>(id_logits)};
+           Unlocked(), py::arg("cache"), py::arg("set"), py::kw_only(), py::arg("logits") = 0, py::arg("ld") = 0, py::arg("begin") = 0, py::arg("end") = -1, py::arg("hidden") = 0, py::arg("features") = 0, py::arg("taps") = std::vector<int64_t>{}, py::arg("tapped") = 0, py::arg("guidance") = 0.0f)
+      .def("forward_stats", [](Transformer& t, KvCache& cache, const TokenSet& set, uintptr_t ids, int64_t ids_per_row, uintptr_t banned, int64_t banned_count, uintptr_t temperature, uintptr_t key, uintptr_t floats, uintptr_t ints, uintptr_t id_logits, int64_t begin, int64_t end, uintptr_t hidden, const std::vector<int64_t>& taps, uintptr_t tapped, float guidance) {
              StepPart part = part_of_pass(begin, end, hidden, taps, tapped);
+             part.guidance = guidance;
+             const VocabStatsArgs stats{nullptr, part.outputs(set), t.config.outputs, 0, kFloat32, at<int32_t>(ids), ids_per_row, at<int32_t>(banned), banned_count, at<float>(temperature), at<int64_t>(key), at<float>(floats), at<int32_t>(ints), at<float>(id_logits)};
              part.stats = &stats;
              t.forward(cache, set, part);
            },
-           Unlocked(), py::arg("cache"), py::arg("set"), py::arg("ids"), py::arg("ids_per_row"), py::arg("banned"), py::arg("banned_count"), py::arg("temperature"), py::arg("key"), py::arg("floats"), py::arg("ints"), py::arg("id_logits"), py::kw_only(), py::arg("begin") = 0, py::arg("end") = -1, py::arg("hidden") = 0, py::arg("taps") = std::vector<int64_t>{}, py::arg("tapped") = 0);
+           Unlocked(), py::arg("cache"), py::arg("set"), py::arg("ids"), py::arg("ids_per_row"), py::arg("banned"), py::arg("banned_count"), py::arg("temperature"), py::arg("key"), py::arg("floats"), py::arg("ints"), py::arg("id_logits"), py::kw_only(), py::arg("begin") = 0, py::arg("end") = -1, py::arg("hidden") = 0, py::arg("taps") = std::vector<int64_t>{}, py::arg("tapped") = 0, py::arg("guidance") = 0.0f);
 }
 
 }  // namespace fastdecode

@@ -70,7 +70,7 @@ class Step {
       add_to_hidden(self, layer.down, bytes_ ? space().gated_inputs.at() : space().gated.at(), layer.after_mlp_norm);
     }
     keep(self, part_.end);
-    if (has_head()) head(self, int64_t(set_.wanted.size()));
+    if (has_head()) head(self, part_.outputs(set_));
   }
 
  private:
@@ -134,8 +134,19 @@ class Step {
     self.each(m_, [&](int64_t m) { std::copy(hidden(m), hidden(m) + c_.width, out + m * c_.width); });
   }
 
+  // The head is linear: what guidance makes of logits, it makes of the states that they come from.
+  void head_input(int64_t i, int64_t wanted) {
+    float* x = hidden(set_.wanted[i]);
+    if (part_.guidance == 0) return normed_input(x, t_.norm, input(i));
+    float* without = hidden(set_.wanted[wanted + i]);
+    if (!t_.norm.empty())
+      for (float* state : {x, without}) kernels_.norm_f32(state, t_.norm.data(), c_.width, c_.epsilon, state);
+    for (int64_t k = 0; k < c_.width; ++k) x[k] += part_.guidance * (x[k] - without[k]);
+    kernels_.input(x, c_.width, ld_, input(i));
+  }
+
   void head(Member& self, int64_t wanted) {
-    self.each(wanted, [&](int64_t i) { normed_input(hidden(set_.wanted[i]), t_.norm, input(i)); });
+    self.each(wanted, [&](int64_t i) { head_input(i, wanted); });
     if (part_.logits) return multiply(self, t_.head, input(0), wanted, Epilogue::store, part_.logits, part_.ld);
     const int64_t blocks = column_blocks();
     VocabCut* cuts = space().cuts.at<VocabCut>();
@@ -364,6 +375,7 @@ void Transformer::forward(KvCache& cache, const TokenSet& set, StepPart part) {
   for (int32_t row : set.rows) require(row >= 0 && row < cache.rows(), "row " + std::to_string(row) + " is not in a cache of " + std::to_string(cache.rows()));
   require(0 <= part.begin && part.begin <= part.end && part.end <= count, "layers " + std::to_string(part.begin) + " to " + std::to_string(part.end) + " are not in a model of " + std::to_string(count));
   require(!part.features || (part.begin == 0 && fusion.panels() > 0 && !part.hidden), "features are for a head that fuses them before layer 0");
+  require(part.guidance == 0 || (std::isfinite(part.guidance) && set.wanted.size() % 2 == 0), "guidance must be finite and take wanted tokens in pairs");
   require(part.begin == 0 || part.hidden, "a pass that starts at layer " + std::to_string(part.begin) + " needs the hidden states before it");
   for (size_t i = 0; i < part.taps.size(); ++i)
     require(part.begin <= part.taps[i] && part.taps[i] <= part.end && (i == 0 || part.taps[i - 1] < part.taps[i]), "hidden states before layer " + std::to_string(part.taps[i]) + " are asked for; layers must ascend from " + std::to_string(part.begin) + " to " + std::to_string(part.end));

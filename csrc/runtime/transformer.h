@@ -51,7 +51,10 @@ struct StepPart {
   float* logits = nullptr;
   int64_t ld = 0;
   const VocabStatsArgs* stats = nullptr;
+  // If not 0, the wanted tokens are two halves, with and without a condition, and the outputs, half as many, are with + guidance (with - without).
+  float guidance = 0;
   bool head() const { return logits || stats; }
+  int64_t outputs(const TokenSet& set) const { return int64_t(set.wanted.size()) / (guidance == 0 ? 1 : 2); }
 };
 
 class Transformer {

@@ -7,9 +7,10 @@ import torch
 
 from fastdecode import ops
 from fastdecode.diffusion.canvas import Canvas
-from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingBlocks, FixedBlocks
+from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingBlocks, FixedBlocks, SubBlocks
 from fastdecode.diffusion.policy import Policy
 from fastdecode.ops import VocabStats
+from fastdecode.ops.unmask_commit import MASKED
 
 
 class BlockWalk:
@@ -25,19 +26,17 @@ class BlockWalk:
             canvas.planned = self.policy.blocks.plan(canvas.length - canvas.prompt)
         canvas.steps = len(self.policy.steps.quotas(len(canvas.masked(canvas.prompt, canvas.length))))
 
-    def next(self, canvas: Canvas) -> bool:
-        """Moves to the next block that has masks; finishes the canvas when there is none, and returns whether there is one."""
+    def next(self, canvas: Canvas) -> None:
+        """Moves to the next block that has masks; there must be one."""
         canvas.previous = canvas.start
-        if len(canvas.masked(canvas.stop, canvas.length)) == 0:
-            canvas.finish_reason = canvas.finish_reason or "length"
-            return False
         canvas.start, canvas.stop = canvas.stop, self._end(canvas, canvas.stop)
         while len(canvas.open_positions) == 0:  # only given text in this block
             canvas.start, canvas.stop = canvas.stop, self._end(canvas, canvas.stop)
         canvas.step = 0
+        first_masked = canvas.changed[canvas.start] == MASKED
+        canvas.leads = isinstance(self.policy.blocks, SubBlocks) and canvas.shift == 1 and canvas.start % canvas.grid == 0 and bool(first_masked)
         canvas.latest = np.empty(0, np.int32)
         canvas.quotas = canvas.planned.pop(0) if canvas.planned else self.policy.steps.quotas(len(canvas.open_positions))
-        return True
 
     def settle_length(self, canvas: Canvas, stats: VocabStats, where: np.ndarray) -> None:
         """Where the length of a block depends on what its first pass proposes, at the positions int32 `where`."""
@@ -54,6 +53,6 @@ class BlockWalk:
     def _end(self, canvas: Canvas, start: int) -> int:
         """Of the block that begins there."""
         blocks = self.policy.blocks
-        if isinstance(blocks, (FixedBlocks, AdaptiveBlocks)):
+        if isinstance(blocks, (FixedBlocks, SubBlocks, AdaptiveBlocks)):
             return min(canvas.length, (start // blocks.length + 1) * blocks.length if canvas.grid else start + blocks.length)
         return min(canvas.length, start + sum(canvas.planned[0])) if canvas.planned else canvas.length

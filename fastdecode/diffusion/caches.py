@@ -29,6 +29,7 @@ class RowState(Protocol):
         start, stop: the current block, previous: where the one before it began. step: in the block, from 0. clock: step of
             the whole generation.
         grid: length of the model's own blocks, if it has any.
+        leads: whether this step commits the first token of a block alone, from what stands before it.
         changed: int32 [length], clock at which a position got its token; -1 for the prompt, MASKED for masks.
         shift: 1 where the output of position j - 1 proposes the token of j, else 0.
         upcoming: positions that this step commits, where that is known before (else empty), and those of the step before.
@@ -42,6 +43,7 @@ class RowState(Protocol):
     step: int
     clock: int
     grid: int | None
+    leads: bool
     changed: np.ndarray
     shift: int
     upcoming: np.ndarray
@@ -198,19 +200,30 @@ class Vicinity:
 
 @dataclass(frozen=True)
 class BlockCausal:
-    """The current block of a model whose tokens see no later block (LLaDA2, Fast-dLLM v2): exact. With the first step of a block,
-    the one before it is computed once more, as its tokens turned out."""
+    """The model's current block, where tokens see no later block (LLaDA2, Fast-dLLM v2): exact. With the first step of a block,
+    the one before it is computed once more, as its tokens turned out.
 
+    Attributes:
+        parts: whether, inside a block of `SubBlocks`, a part whose first token is there is computed alone (Fast-dLLM v2's block
+            cache): not exact.
+    """
+
+    parts: bool = False
     interval = None
 
     def refreshes(self, row: RowState) -> bool:
         return row.clock == 0
 
     def window(self, row: RowState) -> Window:
+        stop = row.start if row.leads else min(row.length, -(-row.stop // row.grid) * row.grid)
         if self.refreshes(row):
-            return Window(0, row.stop)
-        first = (row.start if row.step else row.previous) // row.grid * row.grid  # given tokens in a block see its masks too
-        return Window(max(0, first - row.shift), row.stop)
+            return Window(0, stop)
+        opens = row.step == 0 and row.previous // row.grid < row.start // row.grid
+        computed = row.step > row.shift or row.start % row.grid != 0  # whether a pass over the block has been
+        if self.parts and computed and not opens and row.changed[row.start] <= row.clock:
+            return Window(row.start, row.stop)
+        first = (row.previous if opens else row.start) // row.grid * row.grid  # given tokens in a block see its masks too
+        return Window(max(0, first - row.shift), stop)
 
 
 CachePolicy = NoCache | Delayed | DelayedPrefill | DelayedPrefillDecode | DelayedGreedy | Prefix | Dual | Vicinity | BlockCausal

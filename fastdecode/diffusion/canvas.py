@@ -22,6 +22,7 @@ class Canvas:
         key: (seed, request) words of its random numbers.
         grid: length of the model's own blocks, which begin at position 0, if its tokens see no later block.
         start, stop, previous: the current block, and where the one before it began.
+        leads: whether this step commits the first token of the block alone.
         step, clock: in the block, and of the generation.
         planned: tokens per step of the blocks that are still to come, where that is known.
         quotas: least number of tokens for each step of the block.
@@ -43,6 +44,7 @@ class Canvas:
     start: int = 0
     stop: int = 0
     previous: int = 0
+    leads: bool = False
     step: int = 0
     clock: int = 0
     quotas: list[int] = field(default_factory=list)
@@ -69,6 +71,9 @@ class Canvas:
         """Least number of tokens for this step."""
         return max(1, self.quotas[self.step]) if self.step < len(self.quotas) else 1
 
-    def fill(self, positions: np.ndarray, token: int) -> None:
-        self.tokens[positions] = token
-        self.changed[positions] = self.clock
+    def end(self, eos: np.ndarray) -> None:
+        """Finishes the canvas: the first generated id of `eos` takes the place of all masks."""
+        first = np.flatnonzero(np.isin(self.tokens, eos) & (self.changed >= 0) & (self.changed != MASKED))[0]
+        masks = self.masked(self.prompt, self.length)
+        self.tokens[masks], self.changed[masks] = self.tokens[first], self.clock
+        self.finish_reason = "eos"

@@ -2,143 +2,83 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
 from fastdecode import ops
-from fastdecode.diffusion.canvas import Canvas
-from fastdecode.diffusion.decoding import Decoding, rows_of
 from fastdecode.diffusion.caches import NoCache
-from fastdecode.ops import VocabStats
+from fastdecode.diffusion.canvas import Canvas
+from fastdecode.diffusion.decoding import Chosen, Decoding
+from fastdecode.diffusion.sampling import Proposals
+from fastdecode.ops import Commits
 from fastdecode.ops.unmask_commit import MASKED
 from fastdecode.targets.active import ActiveRow
 
 
-@dataclass
-class Proposals:
-    """What a pass proposes for the masks of a state of a canvas.
-
-    Attributes:
-        positions: int32 [m], ascending. ids: int32 [m].
-        order: int [m], indices from best to worst. scores: float32 [m].
-        sure: how many of the best one step of the policy commits.
-    """
-
-    positions: np.ndarray
-    ids: np.ndarray
-    order: np.ndarray
-    scores: np.ndarray
-    sure: int
-
-    def next_tokens(self) -> dict[int, int]:
-        """Position -> id of what one step commits."""
-        best = self.order[: self.sure]
-        return dict(zip(self.positions[best].tolist(), self.ids[best].tolist()))
-
-
 class DraftingDecoding(Decoding):
-    """Decoding with drafts: a pass verifies D(1), D(2), ..., the states with the surest 1, 2, ... tokens more.
+    """Decoding with drafts: a pass verifies the states with the surest 0, 1, 2, ... tokens more than the canvas has.
 
-    D(1) is the next state for certain. D(j) is, if all its tokens are in U(a), the successor of a state D(a) that is. The pass over
-    D(a) has then found the proposals for it, so that nothing is computed twice.
+    The canvas itself is a draft that is certain. Another one is if all its tokens are in the successor of one that is: what a step
+    of the policy makes of it. The pass over the last that is certain has then found the proposals for what comes next, so that
+    nothing is computed twice. Drafts of row b have the rows b * depth, b * depth + 1, ... of slots and states.
     """
 
     def __init__(self, *args, **kwargs):
-        self.known: dict[int, Proposals] = {}
-        self.drafts: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self.known: dict[int, Chosen] = {}  # row -> proposals for the masks of its canvas, in a block that has been opened
         super().__init__(*args, **kwargs)
 
-    def _parts(self, canvas: Canvas) -> list[ActiveRow]:
-        known = self.known.get(canvas.row)
-        if known is None:
-            return [self._active_row(canvas)]
-        drafts = self.drafts[canvas.row] = self._draft(canvas, known)
-        wanted = [canvas.start + np.flatnonzero(changed[canvas.start : canvas.stop] == MASKED).astype(np.int32) for _, changed in drafts]
-        return [self._active_row(canvas, tokens, w, branch) for branch, ((tokens, _), w) in enumerate(zip(drafts, wanted))]
+    def _parts(self, live: list[Canvas]) -> list[list[ActiveRow]]:
+        known = joined([self.known.get(c.row) for c in self.canvases])
+        begin, positions = torch.from_numpy(known.begin), torch.from_numpy(known.positions)
+        self.drafts = ops.draft_states(known.ints, begin, positions, known.commits, self.tokens, self.changed, depth=self.branches, step=live[0].clock)
+        return [[self._draft(c, k) for k in range(self.drafts.count[c.row])] for c in live]
 
-    def _draft(self, canvas: Canvas, known: Proposals) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Tokens and `changed` of D(1), which is what the canvas holds, D(2), ...; one mask at least is left in each."""
-        result = []
-        for count in range(known.sure, min(known.sure + self.branches, len(known.positions))):
-            tokens, changed = canvas.tokens.copy(), canvas.changed.copy()
-            new = known.order[:count]
-            tokens[known.positions[new]] = known.ids[new]
-            changed[known.positions[new]] = canvas.clock
-            result.append((tokens, changed))
-        return result
+    def _draft(self, canvas: Canvas, k: int) -> ActiveRow:
+        tokens, changed = (states[canvas.row, k].numpy() for states in self.drafts[:2])
+        masks = (np.flatnonzero(changed[canvas.start : canvas.stop] == MASKED) + canvas.start).astype(np.int32)
+        return self._active_row(canvas, canvas.row * self.branches + k, tokens, masks if canvas.row in self.known else self._wanted(canvas))
 
-    def _settle(self, live: list[Canvas], owned: list[list[ActiveRow]], stats: VocabStats) -> None:
-        first = 0
-        for canvas, own in zip(live, owned):
-            sizes = np.cumsum([0, *(len(p.wanted) for p in own)]) + first
-            first = sizes[-1]
-            found = rows_of(stats, sizes[0], first)
-            if canvas.row in self.known:
-                self._accept(canvas, own, found, sizes - sizes[0])
-            else:
-                self._first(canvas, own[0], found)
-            canvas.clock += 1
-            canvas.step += 1
-            if canvas.finish_reason is None and len(canvas.open_positions) == 0:
-                del self.known[canvas.row]
-                self._next_block(canvas)
+    def _settle(self, live: list[Canvas], owners: list[Canvas], parts: list[ActiveRow], proposals: Proposals) -> None:
+        tokens, changed = (states.clone() for states in self.drafts[:2])
+        chosen = self._commit(owners, parts, proposals, tokens.flatten(0, 1), changed.flatten(0, 1))
+        reached = ops.verify_states(self.drafts, tokens, changed).tolist()
+        for canvas in live:
+            last = reached[canvas.row]
+            canvas.tokens[:], canvas.changed[:] = (states[canvas.row, last, : canvas.length].numpy() for states in (tokens, changed))
+            self._follow(canvas, chosen, last)
 
-    def _first(self, canvas: Canvas, part: ActiveRow, stats: VocabStats) -> None:
-        """After the pass that opens a block."""
-        where = self._proposed(canvas, part)
-        if canvas.step == 0:
-            self.blocks.settle_length(canvas, stats, where)
-        inside = np.flatnonzero((where >= canvas.start) & (where < canvas.stop))
-        stats = VocabStats(stats.floats[inside], stats.ints[inside])
-        self._keep(canvas, self._propose([canvas.changed], [where[inside]], stats)[0])
-        if not isinstance(self.policy.cache, NoCache):
+    def _follow(self, canvas: Canvas, chosen: Chosen, last: int) -> None:
+        """Keeps books of what the canvas has become by its draft `last` and the step from there."""
+        row, known = canvas.row * self.branches + last, self.known.get(canvas.row)
+        if known is not None:
+            sure = int(known.commits.chosen[0])
+            self._log(canvas, *known.best(0, sure, sure + last))
+            canvas.stats.record_drafts(int(self.drafts.count[canvas.row]) - 1, last)
+        elif not isinstance(self.policy.cache, NoCache):
+            self._copy_slots(canvas)
+        self.known[canvas.row] = chosen.of(row)
+        self._log(canvas, *chosen.best(row, 0, int(chosen.commits.chosen[row])))
+        self._advance(canvas, chosen.finish(row))
+
+    def _copy_slots(self, canvas: Canvas) -> None:
+        """What the pass that opens a block has computed is what all drafts see."""
+        first = canvas.row * self.branches
+        for source in (first, self.rows + first) if self.policy.sampling.cfg_scale else (first,):
             for branch in range(1, self.branches):
-                self.target.copy_slots(self.slots, canvas.row * self.branches, canvas.row * self.branches + branch, canvas.length)
+                self.target.copy_slots(self.slots, source, source + branch, canvas.length)
 
-    def _accept(self, canvas: Canvas, own: list[ActiveRow], stats: VocabStats, sizes: np.ndarray) -> None:
-        """Follows the chain of drafts that are successors of each other."""
-        drafts, known = self.drafts.pop(canvas.row), self.known[canvas.row]
-        found = self._propose([changed for _, changed in drafts], [self._proposed(canvas, p) for p in own], stats)
-        reached = 0  # index of D(1)
-        while True:
-            step = found[reached].next_tokens()
-            further = reached
-            for later in range(reached + 1, len(drafts)):
-                added = known.order[known.sure + reached : known.sure + later]
-                if all(step.get(int(known.positions[i])) == int(known.ids[i]) for i in added):
-                    further = later
-            if further == reached:
-                break
-            reached = further
-        self._write(canvas, known, known.sure, known.sure + reached)
-        canvas.stats.record_drafts(len(drafts) - 1, reached)
-        self._keep(canvas, found[reached])
+    def _next_block(self, canvas: Canvas) -> None:
+        self.known.pop(canvas.row, None)
+        super()._next_block(canvas)
 
-    def _keep(self, canvas: Canvas, known: Proposals) -> None:
-        """Writes what is certain and keeps the rest as drafts of the next pass."""
-        if canvas.finish_reason is None:
-            self.known[canvas.row] = known
-            self._write(canvas, known, 0, known.sure)
 
-    def _propose(self, states: list[np.ndarray], positions: list[np.ndarray], stats: VocabStats) -> list[Proposals]:
-        """Scores what was proposed for the masks of some states."""
-        changed = torch.from_numpy(np.stack(states))
-        counts = np.cumsum([0, *map(len, positions)]).astype(np.int32)
-        unmask = self.policy.unmask
-        commits = ops.unmask_commit(
-            stats, torch.from_numpy(counts), torch.from_numpy(np.concatenate(positions)), torch.empty_like(changed), changed, quota=torch.ones(len(states), dtype=torch.int32), step=0,
-            scorer=self.policy.scorer, rule=unmask.rule, bar=unmask.bar,
-        )  # fmt: skip
-        ids, scores, rank = stats.ints[:, 1].numpy(), commits.scores.numpy(), commits.rank.numpy()
-        cut = lambda values, i: values[counts[i] : counts[i + 1]]
-        return [Proposals(p, cut(ids, i), np.argsort(cut(rank, i)), cut(scores, i), int(n)) for i, (p, n) in enumerate(zip(positions, commits.chosen.tolist()))]
+def joined(parts: list[Chosen | None]) -> Chosen:
+    """Of one state each (None: without proposals), as states of one batch."""
+    sizes = [0 if part is None else len(part.positions) for part in parts]
+    parts = [part or EMPTY for part in parts]
+    commits = Commits(*(torch.cat([part.commits[i] for part in parts]) for i in range(4)))
+    return Chosen(torch.cat([part.ints for part in parts]), np.concatenate([part.positions for part in parts]), np.cumsum([0, *sizes]).astype(np.int32), commits)
 
-    def _write(self, canvas: Canvas, known: Proposals, begin: int, end: int) -> None:
-        new = known.order[begin:end]
-        canvas.latest = known.positions[new]
-        canvas.tokens[canvas.latest] = known.ids[new]
-        canvas.changed[canvas.latest] = canvas.clock
-        canvas.commits += [(int(known.positions[i]), canvas.clock, float(known.scores[i])) for i in new]
-        self._end_at_eos(canvas)
+
+_NONE = torch.empty(0, dtype=torch.int32)
+EMPTY = Chosen(_NONE.view(0, 2), np.empty(0, np.int32), np.zeros(2, np.int32), Commits(torch.empty(0), _NONE, torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)))

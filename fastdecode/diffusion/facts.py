@@ -19,6 +19,7 @@ class Facts:
         shift: 1 where the output of position j - 1 proposes the token of j.
         block_length: of models whose tokens see no later block, else None.
         delimiters: ids of tokens that end a line.
+        end_of_turn: ids that end a turn of a chat.
     """
 
     mask: int
@@ -26,6 +27,7 @@ class Facts:
     shift: int = 0
     block_length: int | None = None
     delimiters: tuple[int, ...] = ()
+    end_of_turn: tuple[int, ...] = ()
 
     @classmethod
     def of_checkpoint(cls, name_or_path: str) -> "Facts":
@@ -36,7 +38,9 @@ class Facts:
         mask = raw.get("mask_token_id")
         delimiters = tuple(raw.get("delimiter_token_ids", layout.delimiters))
         block = raw.get(*layout.block_length) if layout.block_length else None
-        return cls(layout.mask_id if mask is None else int(mask), _ids(raw.get("eos_token_id")), layout.shift, block, delimiters)
+        vocabulary = raw.get("embedding_size") or raw["vocab_size"]
+        turn = tuple(i for i in _ids(raw.get("eot_token_id", layout.end_of_turn)) if i < vocabulary)
+        return cls(layout.mask_id if mask is None else int(mask), _ids(raw.get("eos_token_id")), layout.shift, block, delimiters, turn)
 
     @classmethod
     def of_model(cls, config: PretrainedConfig | None, vocabulary: int, tokenizer, given: dict[str, Any]) -> "Facts":
@@ -51,7 +55,8 @@ class Facts:
         if shift not in (0, 1) or isinstance(shift, bool):
             raise ValueError(f"shift={shift!r} must be 0, or 1 where the output of position j - 1 proposes the token of j")
         eos = first(given.get("eos_token_id"), getattr(config, "eos_token_id", None), getattr(tokenizer, "eos_token_id", None))
-        return cls(mask, _ids(eos), shift, given.get("block_length"), tuple(given.get("delimiters", ())))
+        turn = first(given.get("eot_token_id"), getattr(config, "eot_token_id", None), getattr(tokenizer, "eot_token_id", None))
+        return cls(mask, _ids(eos), shift, given.get("block_length"), tuple(given.get("delimiters", ())), _ids(turn))
 
 
 def _ids(eos: Any) -> tuple[int, ...]:

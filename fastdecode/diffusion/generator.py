@@ -9,40 +9,26 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
+from fastdecode.diffusion.arguments import cut_at_stop, with_masks
+from fastdecode.diffusion.batch import Batch, BatchMaker, Gap
 from fastdecode.diffusion.canvas import Canvas
-from fastdecode.diffusion.arguments import cut_at_stop, seed_or_random, stop_list, with_masks
-from fastdecode.diffusion.caches import BlockCausal
 from fastdecode.diffusion.decoding import Decoding
 from fastdecode.diffusion.drafting import DraftingDecoding
 from fastdecode.diffusion.facts import Facts
-from fastdecode.diffusion.fitting import check_blocks, config_of, own_filter, target_of
-from fastdecode.diffusion.policies import FixedBlocks
+from fastdecode.diffusion.fitting import check_fit, config_of, own_filter, own_parts, target_of
+from fastdecode.diffusion.options import Call, resolve
 from fastdecode.diffusion.presets import make_policy
 from fastdecode.errors import UnsupportedModelError
 from fastdecode.ops.unmask_commit import MASKED
 from fastdecode.results import DecodeStats, GenerationResult
-from fastdecode.speculative.inputs import known, token_ids
-from fastdecode.speculative.request import request_word
+from fastdecode.speculative.inputs import token_ids
 from fastdecode.targets import log_fallback
 from fastdecode.targets.active import DiffusionTarget
 from fastdecode.targets.layouts import layout_of
 from fastdecode.targets.native import NativeTarget
 from fastdecode.targets.weights import load_layout
-
-MAX_GAPS = 256
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A place in a template with this many tokens to be filled in."""
-
-    tokens: int
-
-    def __post_init__(self):
-        if not isinstance(self.tokens, int) or isinstance(self.tokens, bool) or self.tokens < 1:
-            raise ValueError(f"Gap({self.tokens!r}): a gap has a positive number of tokens")
 
 
 @dataclass(frozen=True)
@@ -69,10 +55,10 @@ class DiffusionGenerator:
             a `DiffusionTarget`.
         tokenizer: needed for text and stop strings.
         preset: "auto" (threshold 0.9, no cache) or another name of `PRESETS`; `parts` (blocks, steps, scorer, unmask, cache,
-            credit, end_damping, early_commit, drafts, ...) replace some of its parts.
+            sampling, credit, end_damping, early_commit, drafts, ...) replace some of its parts.
         target: "native" (compiled runtime), "hf" (transformers modules), or "auto".
         weights: of the compiled runtime, as for `SpeculativeGenerator`.
-        mask_token_id, eos_token_id, shift, block_length: where the model and tokenizer do not say, see `Facts`.
+        mask_token_id, eos_token_id, eot_token_id (ends a turn of a chat), shift, block_length: where the model and tokenizer do not say, see `Facts`.
         allow_infill: whether `infill` may be called.
         mask_in_text: what the mask is in given text: an "error", or "text", a token like any other. It is never an open position.
         facts: all of it at once.
@@ -82,17 +68,17 @@ class DiffusionGenerator:
         UnsupportedModelError: the model cannot be run in both directions.
     """
 
-    def __init__(self, model: PreTrainedModel | DiffusionTarget, tokenizer=None, preset: str = "auto", *, target: str = "auto", weights: str = "auto", allow_infill: bool = False, mask_in_text: str = "error", facts: Facts | None = None, mask_token_id: int | None = None, eos_token_id: int | None = None, shift: int = 0, block_length: int | None = None, **parts: Any):  # fmt: skip
-        make_policy(preset, **parts)  # what does not go together is refused before a model is packed
-        given = {"mask_token_id": mask_token_id, "eos_token_id": eos_token_id, "shift": shift, "block_length": block_length}
+    def __init__(self, model: PreTrainedModel | DiffusionTarget, tokenizer=None, preset: str = "auto", *, target: str = "auto", weights: str = "auto", allow_infill: bool = False, mask_in_text: str = "error", facts: Facts | None = None, mask_token_id: int | None = None, eos_token_id: int | None = None, eot_token_id: int | None = None, shift: int = 0, block_length: int | None = None, **parts: Any):  # fmt: skip
+        policy = make_policy(preset, **parts)  # what does not go together is refused before a model is packed
+        given = {"mask_token_id": mask_token_id, "eos_token_id": eos_token_id, "eot_token_id": eot_token_id, "shift": shift, "block_length": block_length}
         self.target = target_of(target, model, weights)
         self.facts = facts or Facts.of_model(config_of(model), self.target.vocab_size, tokenizer, given)
-        own = {"cache": BlockCausal(), "blocks": FixedBlocks(self.facts.block_length)} if self.facts.block_length else {}
-        self.policy = make_policy(preset, **{**own, **parts})
-        check_blocks(self.policy, self.facts)
+        self.policy = make_policy(preset, **{**own_parts(policy, self.facts), **parts})
+        check_fit(self.policy, self.facts)
         if mask_in_text not in ("error", "text"):
             raise ValueError(f"mask_in_text={mask_in_text!r} must be error or text")
-        self.tokenizer, self.preset, self.allow_infill, self.mask_in_text = tokenizer, preset, allow_infill, mask_in_text
+        self.tokenizer, self.preset, self.allow_infill = tokenizer, preset, allow_infill
+        self._batches = BatchMaker(self.facts, self.target.max_positions, tokenizer, mask_in_text)
         self._lock = threading.RLock()  # one pass at a time: calls from several threads take turns
 
     @classmethod
@@ -112,127 +98,81 @@ class DiffusionGenerator:
                 log_fallback(name_or_path, reason)
         return cls(load_layout(name_or_path, dtype).to(device or "cpu"), tokenizer, preset, facts=facts, target="hf", **kwargs)
 
-    def generate(self, inputs: Any, max_new_tokens: int = 128, *, temperature: float = 0.0, seed: int | None = None, stop: Sequence[str] | str = ()) -> GenerationResult | list[GenerationResult]:
-        """Fills a canvas of `max_new_tokens` positions behind one prompt or each of a batch.
+    def generate(self, inputs: Any, max_new_tokens: int | None = None, generation_config: GenerationConfig | None = None, **arguments: Any) -> GenerationResult | list[GenerationResult]:
+        """Fills a canvas of `max_new_tokens` positions (128) behind one prompt or each of a batch.
 
         Args:
             inputs: as for `SpeculativeGenerator.generate`. The id of the mask is refused in a prompt: only `infill` opens positions.
-            temperature: of the proposals; confidences are those at temperature 1.
+            generation_config: as for `model.generate`; arguments override it.
+            do_sample, temperature, top_p, top_k, alg_temp, cfg_scale, logits_eos_inf, confidence_eos_eot_inf: see `Sampling`, the
+                part `sampling` of the policy, whose values they replace for this call. guidance_scale: cfg_scale + 1.
             seed: of random numbers; what a prompt yields does not depend on the rest of the batch.
-            stop: strings that end the text.
+            stop, stop_strings: strings that end the text. eos_token_id: ids that do, in the place of the model's.
+            max_length: size of prompt and canvas. num_return_sequences: texts per prompt.
 
         Returns:
-            A `GenerationResult`, or a list of them for a list. Token ids end with the first EOS.
+            A `GenerationResult`; for a list (or num_return_sequences > 1) a list of them. Token ids end with the first EOS.
+
+        Raises:
+            TypeError, ValueError: an argument that is unknown, has no meaning for masked diffusion or does not fit the policy.
         """
         prompts, batched = token_ids(inputs, self.tokenizer, self.target.vocab_size)
-        decoding = self._start(self._canvases(prompts, max_new_tokens, seed), temperature, stop)
+        call = self._resolve({"max_new_tokens": max_new_tokens, **arguments}, generation_config)
+        decoding = self._start(self._batches.of_prompts(prompts, call), call)
         while decoding.active:
             self._step(decoding)
-        results = [self._result(c, stop) for c in decoding.canvases]
-        return results if batched else results[0]
+        results = [self._result(c, decoding.facts, call.stops) for c in decoding.canvases]
+        return results if batched or call.copies > 1 else results[0]
 
-    def stream(self, inputs: Any, max_new_tokens: int = 128, *, temperature: float = 0.0, seed: int | None = None, stop: Sequence[str] | str = (), mask: str = "·") -> Iterator[CanvasState]:
+    def stream(self, inputs: Any, max_new_tokens: int | None = None, generation_config: GenerationConfig | None = None, *, mask: str = "·", **arguments: Any) -> Iterator[CanvasState]:
         """The states of the canvases of `generate`, after every pass; arguments are checked at the call."""
         prompts, _ = token_ids(inputs, self.tokenizer, self.target.vocab_size)
-        decoding = self._start(self._canvases(prompts, max_new_tokens, seed), temperature, stop)
-        return self._states(decoding, mask)
+        call = self._resolve({"max_new_tokens": max_new_tokens, **arguments}, generation_config)
+        return self._states(self._start(self._batches.of_prompts(prompts, call), call), mask)
 
-    def infill(self, template: Sequence[str | Gap], *, temperature: float = 0.0, seed: int | None = None, moderate: Callable[[str], bool] | None = None) -> GenerationResult:
+    def infill(self, template: Sequence[str | Gap], *, moderate: Callable[[str], bool] | None = None, **arguments: Any) -> GenerationResult:
         """Fills the gaps of a template; the result's text is the whole of it.
 
         Args:
             template: strings and `Gap`s in order.
             moderate: gets the merged text; where it returns False the result is withheld and the finish reason is "moderated".
+            seed, do_sample, temperature, top_p, ...: as for `generate`, but for what ends a text.
 
         Raises:
             PermissionError: the generator was not constructed with allow_infill=True.
         """
         if not self.allow_infill:
             raise PermissionError("infill() opens positions inside given text; construct the generator with allow_infill=True to permit it")
-        tokens, changed = self._template(template)
-        request = (seed_or_random(seed), request_word(tokens, 0))
-        batch = self._batch([(tokens, changed, changed.index(MASKED), request)])
-        decoding = self._start(batch, temperature, (), end_at_eos=False)
+        ending = [name for name in ("max_new_tokens", "max_length", "stop", "stop_strings", "eos_token_id", "num_return_sequences") if arguments.get(name) is not None]
+        if ending:
+            raise ValueError(f"{ending[0]}={arguments[ending[0]]!r} has no meaning for infill(): Gap(n) says how much is filled; leave it out")
+        call = self._resolve(arguments)
+        decoding = self._start(self._batches.of_template(template, call), call, end_at_eos=False, cut_at_eos=False)
+        (canvas,) = decoding.canvases
+        gaps = canvas.changed == MASKED
         while decoding.active:
             self._step(decoding)
-        (canvas,) = decoding.canvases
-        self._count(canvas, len(tokens))
+        self._count(canvas, canvas.length)
         text = self.tokenizer.decode(canvas.tokens.tolist(), skip_special_tokens=True)
         if moderate is not None and not moderate(text):
             return GenerationResult(None, [], "moderated", canvas.stats)
-        filled = [int(t) for t, c in zip(canvas.tokens, changed) if c == MASKED]
-        return GenerationResult(text, filled, "length", canvas.stats)
+        return GenerationResult(text, canvas.tokens[gaps].tolist(), "length", canvas.stats)
 
-    # From arguments to canvases.
+    def _resolve(self, arguments: dict[str, Any], generation_config: GenerationConfig | None = None) -> Call:
+        call = resolve(self.policy.sampling, generation_config, arguments)
+        if call.stops and self.tokenizer is None:
+            raise ValueError(f"stop={call.stops!r} needs a tokenizer; construct the generator with tokenizer=...")
+        outside = [i for i in call.eos or () if i >= self.target.vocab_size]
+        if outside:
+            raise ValueError(f"eos_token_id={outside[0]} is not in the model's vocabulary 0 .. {self.target.vocab_size - 1}; check that tokenizer and model belong together")
+        return call
 
-    def _canvases(self, prompts: list[list[int]], max_new_tokens: int, seed: int | None):
-        if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={max_new_tokens!r} must be an integer of at least 1: the size of the canvas")
-        self._check_room(max(map(len, prompts)), max_new_tokens)
-        seed, copies, rows = seed_or_random(seed), {}, []
-        for i, prompt in enumerate(prompts):
-            if self.mask_in_text == "error" and self.facts.mask in prompt:
-                raise ValueError(f"inputs[{i}] holds the mask, token {self.facts.mask}: given text has no open positions; remove it, or open positions with infill()")
-            if self.facts.shift and not prompt:
-                raise ValueError(f"inputs[{i}] is empty: this model proposes a token from the position before it")
-            copies[tuple(prompt)] = copies.get(tuple(prompt), -1) + 1
-            key = (seed, request_word(prompt, copies[tuple(prompt)]))
-            rows.append((prompt + [self.facts.mask] * max_new_tokens, [-1] * len(prompt) + [MASKED] * max_new_tokens, len(prompt), key))
-        return self._batch(rows)
-
-    def _check_room(self, given: int, open_positions: int) -> None:
-        """Before anything of that size is made."""
-        limit = self.target.max_positions
-        if limit is not None and given + open_positions > limit:
-            raise ValueError(f"a prompt with its canvas has {given + open_positions} positions, the model has {limit}; shorten the prompt or set max_new_tokens to at most {max(0, limit - given)}")
-
-    def _batch(self, rows: list[tuple[list[int], list[int], int, tuple[int, int]]]) -> tuple[list[Canvas], torch.Tensor, torch.Tensor]:
-        longest = max(len(tokens) for tokens, *_ in rows)
-        tokens = torch.full((len(rows), longest), self.facts.mask, dtype=torch.int32)
-        changed = torch.full((len(rows), longest), -1, dtype=torch.int32)
-        canvases = []
-        for row, (ids, at, prompt, key) in enumerate(rows):
-            tokens[row, : len(ids)], changed[row, : len(ids)] = torch.tensor(ids), torch.tensor(at)
-            canvas = Canvas(row, tokens[row, : len(ids)].numpy(), changed[row, : len(ids)].numpy(), prompt, len(ids), self.facts.shift, key, self.facts.block_length)
-            canvas.stats.prompt_tokens = prompt
-            canvases.append(canvas)
-        return canvases, tokens, changed
-
-    def _template(self, template: Sequence[str | Gap]) -> tuple[list[int], list[int]]:
-        if self.tokenizer is None:
-            raise ValueError("infill() takes text and the generator has no tokenizer; construct it with tokenizer=...")
-        if not isinstance(template, (list, tuple)) or not all(isinstance(part, (str, Gap)) for part in template):
-            raise TypeError(f"template={template!r} must be a list of strings and Gap(n)")
-        gaps = sum(isinstance(part, Gap) for part in template)
-        if not 1 <= gaps <= MAX_GAPS:
-            raise ValueError(f"template has {gaps} gaps, expected 1 to {MAX_GAPS}; put Gap(n) where text is missing")
-        self._check_room(0, sum(part.tokens for part in template if isinstance(part, Gap)))
-        tokens, changed = [], []
-        for part in template:
-            ids = [self.facts.mask] * part.tokens if isinstance(part, Gap) else known(list(self.tokenizer(part, add_special_tokens=not tokens)["input_ids"]), self.tokenizer, "template", part)
-            if isinstance(part, str) and self.mask_in_text == "error" and self.facts.mask in ids:
-                raise ValueError(f"template holds the mask inside text {part!r}; only Gap(n) opens positions")
-            tokens += ids
-            changed += [MASKED if isinstance(part, Gap) else -1] * len(ids)
-        self._check_room(len(tokens), 0)
-        if self.facts.shift and changed[0] == MASKED:
-            raise ValueError("template begins with a gap: this model proposes a token from the position before it; begin with text")
-        return tokens, changed
-
-    def _start(self, batch, temperature: float, stop, **changes: Any) -> Decoding:
-        if not isinstance(temperature, (int, float)) or isinstance(temperature, bool) or not 0 <= temperature < float("inf"):
-            raise ValueError(f"temperature={temperature!r} must be a number of at least 0")
-        stops = stop_list(stop)
-        if stops and self.tokenizer is None:
-            raise ValueError(f"stop={stop!r} needs a tokenizer; construct the generator with tokenizer=...")
-        policy = dataclasses.replace(self.policy, **changes) if changes else self.policy
-        for name, part in (("drafts", policy.drafts), ("credit", policy.credit)):
-            if temperature and part is not None:
-                raise ValueError(f"temperature={temperature!r} with {name}={part}: it is defined for the most probable tokens; use temperature=0")
-        kind = DraftingDecoding if policy.drafts else Decoding
-        canvases, tokens, changed = batch
+    def _start(self, batch: Batch, call: Call, **changes: Any) -> Decoding:
+        facts = self.facts if call.eos is None else dataclasses.replace(self.facts, eos=call.eos)
+        policy = dataclasses.replace(self.policy, sampling=call.sampling, **changes)
+        check_fit(policy, facts)
         with self._lock:
-            return kind(self.target, policy, canvases, tokens, changed, banned=[self.facts.mask], temperature=float(temperature), eos=self.facts.eos)
+            return (DraftingDecoding if policy.drafts else Decoding)(self.target, policy, facts, *batch)
 
     def _step(self, decoding: Decoding) -> None:
         with self._lock:
@@ -249,16 +189,16 @@ class DiffusionGenerator:
                 text = None if self.tokenizer is None else with_masks(self.tokenizer, ids, mask)
                 yield CanvasState(text, ids, canvas.stats.forwards, canvas.finish_reason, canvas.row)
 
-    def _result(self, canvas: Canvas, stop) -> GenerationResult:
+    def _result(self, canvas: Canvas, facts: Facts, stops: list[str]) -> GenerationResult:
         ids = canvas.tokens[canvas.prompt : canvas.length].tolist()
-        end = next((i for i, t in enumerate(ids) if t in self.facts.eos), None)
+        end = next((i for i, t in enumerate(ids) if t in facts.eos), None)
         ids = ids if end is None else ids[: end + 1]
         self._count(canvas, len(ids))
         reason = "length" if end is None else "eos"
         if self.tokenizer is None:
             return GenerationResult(None, ids, reason, canvas.stats)
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        text, stopped = cut_at_stop(text, stop_list(stop))
+        text, stopped = cut_at_stop(text, stops)
         return GenerationResult(text, ids, "stop" if stopped else reason, canvas.stats)
 
     def _count(self, canvas: Canvas, emitted: int) -> None:

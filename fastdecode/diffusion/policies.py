@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import torch
 
-
-
 # Blocks: which positions may be committed before any behind them.
 
 
@@ -65,7 +63,21 @@ class AscendingBlocks:
         return [commits[:first], *([n] for n in commits[first:])]
 
 
-Blocks = FixedBlocks | WholeCanvas | AdaptiveBlocks | AscendingBlocks
+@dataclass(frozen=True)
+class SubBlocks:
+    """Fast-dLLM v2 (arXiv:2509.26328): the blocks of a block-causal model, filled part by part from the left.
+
+    Where the output of position j - 1 proposes the token of j, the first token of a block is what the blocks before propose, which
+    the pass that computes the last of them once more, as its tokens turned out, commits alone.
+
+    Attributes:
+        length: of a part; the model's block length is a multiple of it.
+    """
+
+    length: int = 8
+
+
+Blocks = FixedBlocks | SubBlocks | WholeCanvas | AdaptiveBlocks | AscendingBlocks
 
 
 # Schedules: the least number of tokens that a step commits.

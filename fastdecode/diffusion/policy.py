@@ -20,6 +20,7 @@ from fastdecode.diffusion.policies import (
     FreeDraft,
     LearnedFilter,
     Steps,
+    SubBlocks,
     Threshold,
     TimeSteps,
     TopK,
@@ -27,6 +28,7 @@ from fastdecode.diffusion.policies import (
     Unmask,
     WholeCanvas,
 )
+from fastdecode.diffusion.sampling import Sampling
 
 SCORERS = ("confidence", "margin", "neg_entropy", "left_to_right", "random")
 
@@ -37,6 +39,7 @@ class Policy:
 
     Attributes:
         cache: which positions a step computes again.
+        sampling: how proposals are drawn.
         end_at_eos: whether a row is finished once an EOS stands behind committed tokens alone.
         cut_at_eos: whether an EOS that is committed cuts the canvas behind it even while masks stand before it (EoTP of Learn2PD).
         cut_confidence: that an EOS needs to cut.
@@ -50,6 +53,7 @@ class Policy:
     scorer: str = "confidence"
     unmask: Unmask = field(default_factory=TopK)
     cache: CachePolicy = field(default_factory=NoCache)
+    sampling: Sampling = field(default_factory=Sampling)
     credit: Credit | None = None
     end_damping: EndDamping | None = None
     early_commit: EarlyCommit | None = None
@@ -67,16 +71,17 @@ class Policy:
     @property
     def lossless(self) -> bool:
         """Whether the text is that of the same policy without cache and drafts."""
-        exact_cache = isinstance(self.cache, (NoCache, BlockCausal)) or self.cache.interval == 1
-        return exact_cache and self.early_commit is None
+        exact_cache = isinstance(self.cache, NoCache) or self.cache == BlockCausal() or self.cache.interval == 1
+        exact_drafts = self.drafts is None or self.unmask.rule == "top_k"  # beside thresholds, drafts may stop short of a step
+        return exact_cache and exact_drafts and self.early_commit is None
 
 
 def _check_parts(policy: Policy) -> None:
-    kinds = {"blocks": Blocks, "steps": Steps, "unmask": Unmask, "cache": CachePolicy, "credit": Credit | None, "end_damping": EndDamping | None, "early_commit": EarlyCommit | None, "drafts": FreeDraft | None}
+    kinds = {"blocks": Blocks, "steps": Steps, "unmask": Unmask, "cache": CachePolicy, "sampling": Sampling, "credit": Credit | None, "end_damping": EndDamping | None, "early_commit": EarlyCommit | None, "drafts": FreeDraft | None}
     for name, kind in kinds.items():
         value = getattr(policy, name)
         if not isinstance(value, kind):
-            raise TypeError(f"{name}={value!r} is not a part of this kind; use one of fastdecode.diffusion.policies and caches")
+            raise TypeError(f"{name}={value!r} is not a part of this kind; use one of fastdecode.diffusion.policies, caches and sampling")
     if policy.scorer not in SCORERS:
         raise ValueError(f"scorer={policy.scorer!r} is unknown: use {', '.join(SCORERS)}")
     for part in (policy.blocks, policy.steps, policy.cache, policy.drafts):
@@ -93,6 +98,7 @@ def _check_parts(policy: Policy) -> None:
 
 def _conflicts(p: Policy):
     """(whether it is the case, why it is refused)."""
+    yield from _sampling_conflicts(p)
     ascending = isinstance(p.steps, AscendingSteps)
     scheduled = isinstance(p.steps, TimeSteps) or (isinstance(p.steps, UniformSteps) and p.steps.per_block is not None)
     yield isinstance(p.blocks, AdaptiveBlocks) and (ascending or scheduled), f"blocks=AdaptiveBlocks with steps={p.steps}: a number of steps cannot be planned for blocks of unknown length; leave steps out"
@@ -109,10 +115,31 @@ def _conflicts(p: Policy):
     yield p.drafts is not None and p.scorer == "random", "drafts=FreeDraft follows the order of confidence; scorer='random' has no order to follow"
     yield p.drafts is not None and (p.credit is not None or p.end_damping is not None), "drafts=FreeDraft verifies states, credit and end_damping depend on the way to them; drop one of the two"
     yield p.drafts is not None and p.early_commit is not None, "early_commit ends the losslessness of drafts=FreeDraft; drop one of the two"
+    yield p.drafts is not None and p.cut_at_eos, "cut_at_eos fills masks that drafts=FreeDraft has drafted already; end_at_eos alone ends rows as soon"
+    yield p.cut_at_eos and not p.end_at_eos, "cut_at_eos cuts what end_at_eos=False wants to see filled; leave one of them out"
     yield p.drafts is not None and not (isinstance(p.cache, NoCache) or (isinstance(p.cache, (Prefix, Dual)) and p.cache.interval is None)), f"drafts=FreeDraft works with NoCache, Prefix() and Dual(), whose frozen keys do not change inside a block; not with {p.cache}"
     yield isinstance(p.cache, DelayedGreedy) and p.scorer != "random", "cache=DelayedGreedy must know the next positions before the pass: only scorer='random' tells them"
     yield isinstance(p.cache, DelayedGreedy) and not isinstance(p.unmask, TopK), "cache=DelayedGreedy must know how many positions come next; use unmask=TopK()"
     yield p.early_commit is not None and isinstance(p.cache, (Prefix, Dual, DelayedGreedy, BlockCausal)) and p.early_commit.answer is not None, f"early_commit looks at answer={p.early_commit.answer if p.early_commit else None} in every step, which cache={type(p.cache).__name__} does not compute; use answer=None"
-    yield isinstance(p.cache, BlockCausal) and not isinstance(p.blocks, FixedBlocks), "cache=BlockCausal needs FixedBlocks of the model's length"
+    yield isinstance(p.cache, BlockCausal) and not isinstance(p.blocks, (FixedBlocks, SubBlocks)), "cache=BlockCausal needs FixedBlocks of the model's length, or SubBlocks"
+    yield isinstance(p.blocks, SubBlocks) and not isinstance(p.cache, BlockCausal), f"blocks=SubBlocks are parts of blocks that see no later ones; use cache=BlockCausal(), not {p.cache}"
+    yield isinstance(p.blocks, SubBlocks) and (ascending or scheduled), f"blocks=SubBlocks commits the first token of a block alone, which steps={p.steps} does not plan for; leave steps out"
+    yield isinstance(p.blocks, SubBlocks) and (p.early_commit is not None or p.scorer == "random" or isinstance(p.unmask, LearnedFilter)), "blocks=SubBlocks asks for the first token of a block alone; early_commit, scorer='random' and LearnedFilter need all positions of a block"
+    yield isinstance(p.cache, BlockCausal) and p.cache.parts and not isinstance(p.blocks, SubBlocks), "cache=BlockCausal(parts=True) computes the parts of SubBlocks alone; use blocks=SubBlocks()"
     yield p.credit is not None and p.scorer == "random", "credit changes confidences, scorer='random' ignores them; drop one of the two"
     yield p.early_commit is not None and list(p.early_commit.parts) != sorted(p.early_commit.parts), "EarlyCommit(parts=...) must ascend"
+
+
+def _sampling_conflicts(p: Policy):
+    s = p.sampling
+    for name, part in (("drafts", p.drafts), ("credit", p.credit)):
+        yield s.temperature > 0 and part is not None, f"temperature={s.temperature!r} with {name}={part}: it is defined for the most probable tokens; use temperature=0"
+    law = f"top_p={s.top_p!r}, top_k={s.top_k!r}, law_scores={s.law_scores!r}"
+    yield s.processed and p.credit is not None, f"credit corrects the model's own probabilities, not those of another law ({law}); drop one of the two"
+    yield s.processed and isinstance(p.unmask, LearnedFilter), f"unmask=LearnedFilter has learned the model's own probabilities, not those of another law ({law}); drop one of the two"
+    yield s.alg_temp > 0 and (not isinstance(p.unmask, TopK) or p.scorer in ("random", "left_to_right")), f"alg_temp={s.alg_temp!r} draws positions by their scores; it needs unmask=TopK() and a score of tokens, not {p.unmask} and scorer={p.scorer!r}"
+    yield s.alg_temp > 0 and p.drafts is not None, f"alg_temp={s.alg_temp!r} draws positions, drafts=FreeDraft follows the best ones; drop one of the two"
+    last = s.confidence_eos_eot_inf
+    yield last and p.scorer not in ("confidence", "margin"), f"confidence_eos_eot_inf={last!r} makes confidences 0, scorer={p.scorer!r} has none; use confidence or margin"
+    yield last and isinstance(p.unmask, LearnedFilter), f"confidence_eos_eot_inf={last!r} does not reach what unmask=LearnedFilter accepts; drop one of the two"
+    yield last == "reference" and (s.processed or p.credit is not None), f"confidence_eos_eot_inf='reference' corrects the model's own probabilities; with {law} and credit={p.credit} use True"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, NamedTuple
 
-from fastdecode.diffusion.caches import Delayed, DelayedGreedy, DelayedPrefillDecode, Dual
+from fastdecode.diffusion.caches import BlockCausal, Delayed, DelayedGreedy, DelayedPrefillDecode, Dual
 from fastdecode.diffusion.policies import (
     AdaptiveBlocks,
     AscendingSteps,
@@ -14,10 +14,13 @@ from fastdecode.diffusion.policies import (
     EntropyBelow,
     FreeDraft,
     LearnedFilter,
+    SubBlocks,
     Threshold,
     WholeCanvas,
 )
 from fastdecode.diffusion.policy import Policy
+from fastdecode.diffusion.sampling import Sampling
+
 
 class Preset(NamedTuple):
     """A policy by the name of its paper.
@@ -40,6 +43,8 @@ PRESETS: dict[str, Preset] = {
     "dkv-greedy": Preset(lambda: {"scorer": "random", "cache": DelayedGreedy()}, "Random order; only what is committed now or was last, and some masks beside it, is computed", "arXiv:2505.15781"),
     "dkv-pd": Preset(lambda: {"cache": DelayedPrefillDecode(4)}, "As dkv-decode, with a prompt that is computed once", "arXiv:2505.15781"),
     "fast-dllm": Preset(lambda: {"unmask": Threshold(0.9), "cache": Dual()}, "Confidence threshold, dual cache", "arXiv:2505.22618"),
+    "fast-dllm-v2": Preset(lambda: {"blocks": SubBlocks(), "unmask": Threshold(0.9), "cache": BlockCausal(parts=True)}, "Parts of 8 of a block-causal model's blocks, confidence threshold, a cache inside blocks", "arXiv:2509.26328"),
+    "dream": Preset(lambda: {"blocks": WholeCanvas(), "scorer": "neg_entropy", "sampling": Sampling(temperature=0.2, top_p=0.95)}, "Dream's sampler: nucleus sampling, least entropy first, over the whole canvas", "arXiv:2508.15487"),
     "adablock": Preset(lambda: {"blocks": AdaptiveBlocks(), "unmask": Threshold(0.9), "cache": Dual()}, "Blocks that end where a line ends", "arXiv:2509.26432"),
     "freedave": Preset(lambda: {"drafts": FreeDraft(), "cache": Dual()}, "The next states are drafted and verified in one pass: the text of one token per step", "arXiv:2510.00294"),
     "prophet": Preset(lambda: {"early_commit": EarlyCommit()}, "Commits everything once the leading tokens are far ahead", "arXiv:2508.19982"),

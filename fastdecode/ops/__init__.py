@@ -12,6 +12,7 @@ from fastdecode.ops.tree_attention import tree_attention
 from fastdecode.ops.tree_expand import tree_expand
 from fastdecode.ops.unmask_commit import Commits, unmask_commit
 from fastdecode.ops.verify_chain import ChainVerdict, verify_block, verify_chain
+from fastdecode.ops.verify_states import DraftStates, draft_states, verify_states
 from fastdecode.ops.verify_tree_greedy import TreePath, verify_tree_greedy
 from fastdecode.ops.verify_tree_point import verify_tree_point
 from fastdecode.ops.verify_tree_recursive import verify_tree_recursive
@@ -22,12 +23,14 @@ UNCOMPILED = ("transport_alpha",)  # a diagnostic in double precision
 __all__ = [
     "ChainVerdict",
     "Commits",
+    "DraftStates",
     "TransportPlan",
     "TreePath",
     "VocabStats",
     "active_set",
     "adaptive_block_size",
     "credit_fuse",
+    "draft_states",
     "implementation",
     "kv_compact",
     "kv_write",
@@ -39,6 +42,7 @@ __all__ = [
     "unmask_commit",
     "verify_block",
     "verify_chain",
+    "verify_states",
     "verify_tree_greedy",
     "verify_tree_point",
     "verify_tree_recursive",

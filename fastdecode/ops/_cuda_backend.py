@@ -22,20 +22,22 @@ def row_threads(columns: int) -> int:
 
 
 # Operation -> blocks and threads from the arguments of its binding, tuples unpacked; the kernel is <operation>_kernel, its only
-# parameter a struct of fields that take 8 bytes each, in the order of those arguments. The header of verify_block is that of verify_chain.
+# parameter a struct of fields that take 8 bytes each, in the order of those arguments. Some share a header.
 GRIDS: dict[str, Callable[[tuple], tuple[int, int]]] = {
     "active_set": lambda a: (a[5], WARP),
     "adaptive_block_size": lambda a: ((a[7] + WARP - 1) // WARP, WARP),
     "credit_fuse": lambda a: ((a[4] + WARP - 1) // WARP, WARP),
+    "draft_states": lambda a: (a[6] * a[7], 4 * WARP),
     "kv_compact": lambda a: (a[1] * a[3] * a[13], WARP),
     "kv_write": lambda a: (a[2] * a[3], 4 * WARP),
     "process_probs": lambda a: (a[1], row_threads(a[2])),
     "tree_attention": lambda a: (a[4] * a[7] * a[6] * -(-a[5] // a[6] // 4), 4 * WARP),
     "tree_expand": lambda a: (a[1], row_threads(a[2])),
     "transport_plan": lambda a: (a[4], row_threads(a[5])),
-    "unmask_commit": lambda a: (a[8], 4 * WARP),
+    "unmask_commit": lambda a: (a[10], 4 * WARP),
     "verify_block": lambda a: (a[5], row_threads(a[7])),
     "verify_chain": lambda a: (a[5], row_threads(a[7])),
+    "verify_states": lambda a: (a[5], 4 * WARP),
     "verify_tree_greedy": lambda a: ((a[4] + WARP - 1) // WARP, WARP),
     "verify_tree_point": lambda a: (a[5], row_threads(a[7])),
     "verify_tree_recursive": lambda a: (a[8], row_threads(a[10])),
@@ -43,7 +45,7 @@ GRIDS: dict[str, Callable[[tuple], tuple[int, int]]] = {
     "verify_tree_transport_block": lambda a: (a[8], row_threads(a[10])),
     "vocab_stats": lambda a: (a[1], row_threads(a[2])),
 }
-HEADERS = {"transport_plan": "verify_tree_transport", "verify_block": "verify_chain"}
+HEADERS = {"draft_states": "verify_states", "transport_plan": "verify_tree_transport", "verify_block": "verify_chain"}
 
 
 def kernel(name: str, device: torch.device) -> Callable | None:

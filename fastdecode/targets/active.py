@@ -43,8 +43,16 @@ class DiffusionTarget(Protocol):
     def new_slots(self, rows: int, length: int):
         """Slots for `rows` sequences of `length` positions."""
 
-    def forward_active(self, slots, active: Sequence[ActiveRow], *, ids: torch.Tensor | None = None, banned: torch.Tensor | None = None, temperature: torch.Tensor | None = None, key: torch.Tensor | None = None) -> VocabStats:  # fmt: skip
-        """`ops.vocab_stats` of the wanted logits, row after row; the logits themselves need not be kept."""
+    def forward_active(self, slots, active: Sequence[ActiveRow], *, guidance: float = 0.0, ids: torch.Tensor | None = None, banned: torch.Tensor | None = None, temperature: torch.Tensor | None = None, key: torch.Tensor | None = None) -> VocabStats:  # fmt: skip
+        """`ops.vocab_stats` of the wanted logits, row after row; the logits themselves need not be kept.
+
+        Args:
+            guidance: if not 0, `active` are two halves that differ in their tokens alone, with and without a condition, and the
+                logits, half as many, are with + guidance * (with - without).
+        """
+
+    def logits_active(self, slots, active: Sequence[ActiveRow], guidance: float = 0.0) -> torch.Tensor:
+        """The wanted logits [R, V] themselves, which the caller may overwrite; for laws that no one pass over them gives."""
 
     def copy_slots(self, slots, source: int, row: int, length: int) -> None:
         """Row `row` becomes a copy of the first `length` slots of row `source`."""

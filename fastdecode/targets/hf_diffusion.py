@@ -82,9 +82,16 @@ class HFDiffusionTarget:
         slots.lengths[source] = length
         slots.copy_row(source, row)
 
+    def forward_active(self, slots: KVSlots, active: Sequence[ActiveRow], *, guidance: float = 0.0, ids=None, banned=None, temperature=None, key=None) -> VocabStats:
+        """A step of masked diffusion, see `DiffusionTarget`."""
+        logits = self.logits_active(slots, active, guidance)
+        move = lambda t: None if t is None else t.to(self.device)
+        stats = ops.vocab_stats(logits, ids=move(ids), banned=move(banned), temperature=move(temperature), key=move(key))
+        return VocabStats(stats.floats.cpu(), stats.ints.cpu(), None if stats.id_logits is None else stats.id_logits.cpu())
+
     @torch.inference_mode()
-    def forward_active(self, slots: KVSlots, active: Sequence[ActiveRow], *, ids=None, banned=None, temperature=None, key=None) -> VocabStats:
-        """A step of masked diffusion, see `DiffusionTarget`. Short rows are padded with copies of their last position."""
+    def logits_active(self, slots: KVSlots, active: Sequence[ActiveRow], guidance: float = 0.0) -> torch.Tensor:
+        """Short rows are padded with copies of their last position."""
         width = max(len(part.positions) for part in active)
         pad = lambda values: np.stack([np.concatenate([v, np.repeat(v[-1:], width - len(v))]) for v in values]).astype(np.int64)
         tokens, positions, ends = (torch.from_numpy(pad([getattr(part, name) for part in active])).to(self.device) for name in ("tokens", "positions", "ends"))
@@ -95,8 +102,12 @@ class HFDiffusionTarget:
             hidden = self.model.base_model(input_ids=tokens, position_ids=positions, use_cache=True, **{self._cache_keyword: slots}).last_hidden_state
         batch = np.repeat(np.arange(len(active)), [len(part.wanted) for part in active])
         wanted = np.concatenate([part.wanted for part in active]).astype(np.int64)
-        logits = self.model.get_output_embeddings()(hidden[torch.from_numpy(batch).to(self.device), torch.from_numpy(wanted).to(self.device)])
-        logits = logits.float() if logits.dtype == torch.float64 else logits
-        move = lambda t: None if t is None else t.to(self.device)
-        stats = ops.vocab_stats(logits, ids=move(ids), banned=move(banned), temperature=move(temperature), key=move(key))
-        return VocabStats(stats.floats.cpu(), stats.ints.cpu(), None if stats.id_logits is None else stats.id_logits.cpu())
+        states = hidden[torch.from_numpy(batch).to(self.device), torch.from_numpy(wanted).to(self.device)]
+        logits = self.model.get_output_embeddings()(guided(states, guidance) if guidance else states)
+        return logits.float() if logits.dtype == torch.float64 else logits
+
+
+def guided(states: torch.Tensor, guidance: float) -> torch.Tensor:
+    """with + guidance * (with - without) of two halves; the head is linear, so that this is what becomes of the logits."""
+    given, without = states.to(torch.promote_types(states.dtype, torch.float32)).chunk(2)
+    return torch.lerp(given, without, -guidance).to(states.dtype)

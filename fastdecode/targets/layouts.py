@@ -29,6 +29,7 @@ class Layout:
         delimiters: ids of tokens that end a line.
         tokenizer: the class that reads its tokenizer's files; what a checkpoint names itself may be code of its own.
         shift: 1 where the output of position j - 1 proposes the token of j, as in models that were adapted from causal ones.
+        end_of_turn: id that ends a turn of a chat, where the configuration does not say.
         block_length: key of the configuration and default, for models whose tokens see no later block.
         assemble: for parameters that are made of several tensors or of a part of one: from name, configuration and checkpoint
             to the tensor, None where `rename` is all.
@@ -40,6 +41,7 @@ class Layout:
     delimiters: tuple[int, ...]
     tokenizer: type[PreTrainedTokenizerBase]
     shift: int = 0
+    end_of_turn: int | None = None
     block_length: tuple[str, int] | None = None
     assemble: Callable[[str, PretrainedConfig, Get], torch.Tensor | None] = lambda name, config, get: None
 
@@ -149,10 +151,10 @@ def _llada2_tensor(name: str, config: PretrainedConfig, get: Get) -> torch.Tenso
 
 
 LAYOUTS = {
-    "llada": Layout(_llada_config, _llada_name, 126336, (198,), PreTrainedTokenizerFast),
+    "llada": Layout(_llada_config, _llada_name, 126336, (198,), PreTrainedTokenizerFast, end_of_turn=126348),
     "llada_moe": Layout(_llada_moe_config, str, 156895, (198,), PreTrainedTokenizerFast, assemble=lambda name, config, get: _stacked_experts(name, config.num_experts, get)),
     "llada2_moe": Layout(_llada2_config, _llada2_name, 156895, (198,), PreTrainedTokenizerFast, block_length=("block_size", 32), assemble=_llada2_tensor),
-    "Dream": Layout(_dream_config, str, 151666, _DREAM_LINES, Qwen2TokenizerFast, shift=1),
+    "Dream": Layout(_dream_config, str, 151666, _DREAM_LINES, Qwen2TokenizerFast, shift=1, end_of_turn=151645),
     "Fast_dLLM_Qwen": Layout(_dream_config, str, 151665, _DREAM_LINES, Qwen2TokenizerFast, shift=1, block_length=("bd_size", 32)),
 }
 

@@ -229,18 +229,19 @@ class NativeTarget:
     def copy_slots(self, slots: "_C.KvCache", source: int, row: int, length: int) -> None:
         slots.copy_row(source, row, length)
 
-    def forward_active(self, slots: "_C.KvCache", active: Sequence[ActiveRow], *, ids: torch.Tensor | None = None, banned: torch.Tensor | None = None, temperature: torch.Tensor | None = None, key: torch.Tensor | None = None) -> VocabStats:  # fmt: skip
+    def forward_active(self, slots: "_C.KvCache", active: Sequence[ActiveRow], *, guidance: float = 0.0, ids: torch.Tensor | None = None, banned: torch.Tensor | None = None, temperature: torch.Tensor | None = None, key: torch.Tensor | None = None) -> VocabStats:  # fmt: skip
         """A step of masked diffusion, see `DiffusionTarget`; what a position yields does not depend on what else is in the pass."""
-        tokens, wanted = _C.TokenSet(), []
-        for part in active:
-            wanted.append(part.wanted + len(tokens))
-            tokens.add_positions(part.row, part.tokens, part.positions, part.ends)
-        tokens.want(np.concatenate(wanted))
-        rows = sum(map(len, wanted))
+        tokens, rows = _tokens_at(active, guidance)
         check_rows(rows, self.device, ids, banned, temperature, key)
         stats = VocabStats.empty(rows, 0 if ids is None else ids.shape[1])
-        self.transformer.forward_stats(slots, tokens, *arguments(ids, banned, temperature, key, stats))
+        self.transformer.forward_stats(slots, tokens, *arguments(ids, banned, temperature, key, stats), guidance=guidance)
         return stats
+
+    def logits_active(self, slots: "_C.KvCache", active: Sequence[ActiveRow], guidance: float = 0.0) -> torch.Tensor:
+        tokens, rows = _tokens_at(active, guidance)
+        packed = self._buffer(rows, (self.vocab_size + 15) // 16 * 16)
+        self.transformer.forward(slots, tokens, logits=packed.data_ptr(), ld=packed.shape[1], guidance=guidance)
+        return packed[:, : self.vocab_size]
 
     def commit(self, state: NativeState, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
         for row, path in zip(rows, paths):
@@ -259,6 +260,16 @@ def _tokens_of(state: NativeState, rows: Sequence[int], tree: DraftTree) -> "_C.
     nodes = _C.TokenSet()
     nodes.add_trees(rows, [state.lengths[r] for r in rows], tree.tokens.numpy(), tree.parents.numpy(), tree.num_nodes.numpy())
     return nodes
+
+
+def _tokens_at(active: Sequence[ActiveRow], guidance: float) -> tuple["_C.TokenSet", int]:
+    """The positions of the rows, and how many outputs they want."""
+    tokens, wanted = _C.TokenSet(), []
+    for part in active:
+        wanted.append(part.wanted + len(tokens))
+        tokens.add_positions(part.row, part.tokens, part.positions, part.ends)
+    tokens.want(np.concatenate(wanted))
+    return tokens, sum(map(len, wanted)) // (2 if guidance else 1)
 
 
 def _entry(entered: tuple[int, torch.Tensor] | None) -> dict:

@@ -3,11 +3,15 @@
 import itertools
 import json
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
+from fastdecode import ops
 from fastdecode.diffusion.parallel_bench import PUZZLES, TASKS, examples, list_text, parse_list, pieces
+from fastdecode.ops.unmask_commit import MASKED
 from fastdecode.training.piece_tokenizer import piece_tokenizer
 
 
@@ -90,3 +94,66 @@ def test_replacing_in_one_step(n):
     generator = np.random.default_rng(0)
     changed = (generator.random((200_000, n)) < 1 / n).sum(1)
     assert (changed == 1).mean() == pytest.approx(((n - 1) / n) ** (n - 1), abs=0.005)
+
+
+def total_correlation(answers: list[tuple]) -> float:
+    """Of the positions of an answer that is drawn from these, in bits: the sum of their entropies without that of the whole."""
+    entropy = lambda values: -sum(c / len(values) * math.log2(c / len(values)) for c in Counter(values).values())
+    return sum(entropy([a[i] for a in answers]) for i in range(len(answers[0]))) - entropy(answers)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 6])
+def test_what_is_lost_at_least(n):
+    """In one step (base 2): nothing where the answer is unique, and these closed forms where it is not."""
+    assert total_correlation([tuple(range(n))]) == 0
+    replaced = [tuple("w" if i == j else i for i in range(n)) for j in range(n)]
+    assert total_correlation(replaced) == pytest.approx((n - 1) * math.log2(n / (n - 1)))
+    assert total_correlation(list(itertools.permutations(range(n)))) == pytest.approx(n * math.log2(n) - math.log2(math.factorial(n)))
+    if n % 2 == 0:  # two per step: what is lost in every step, given those before
+        steps = sum(total_correlation(list(itertools.permutations(range(m), 2))) for m in range(n, 0, -2))
+        assert steps == pytest.approx(math.log2(math.prod(range(n, 0, -2)) / math.prod(range(n - 1, 0, -2))))
+
+
+def test_what_is_lost_by_replacing_converges():
+    assert 10**6 * math.log2(1 + 1 / 10**6) == pytest.approx(1 / math.log(2), abs=1e-5) and 1 / math.log(2) == pytest.approx(1.44, abs=5e-3)
+
+
+WORD = 99
+
+
+def shuffles(answer: list[int | None]) -> list[tuple[int, float]]:
+    """Most probable token and its probability at every position, for a model that knows the law of the answers."""
+    left = [i for i in range(len(answer)) if i not in answer]
+    return [(left[0], 1 / len(left)) if left else (0, 1.0)] * len(answer)
+
+
+def replaces(answer: list[int | None]) -> list[tuple[int, float]]:
+    masks = answer.count(None)
+    keep = 1.0 if WORD in answer else (masks - 1) / masks if masks else 1.0
+    return [(i, keep) if keep >= 0.5 else (WORD, 1 - keep) for i in range(len(answer))]
+
+
+def answer_of(law, n: int, quota: int = 1, **rule) -> list[int]:
+    """What a policy makes of the proposals of such a model."""
+    tokens, changed = torch.zeros(1, n, dtype=torch.int32), torch.full((1, n), MASKED, dtype=torch.int32)
+    while bool((changed == MASKED).any()):
+        proposals = law([int(t) if c != MASKED else None for t, c in zip(tokens[0], changed[0])])
+        floats = torch.zeros(n, 16)
+        floats[:, 5] = torch.tensor([p for _, p in proposals]).log()
+        stats = ops.VocabStats(floats, torch.tensor([[i, i] for i, _ in proposals], dtype=torch.int32))
+        as_int = lambda *values: torch.tensor(values, dtype=torch.int32)
+        ops.unmask_commit(stats, as_int(0, n), torch.arange(n).int(), tokens, changed, quota=as_int(quota), step=0, **rule)
+    return tokens[0].tolist()
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 6])
+def test_policies_with_an_ideal_model(n):
+    is_shuffle = lambda answer: sorted(answer) == list(range(n))
+    is_replacement = lambda answer: answer.count(WORD) == 1 and all(a in (i, WORD) for i, a in enumerate(answer))
+    assert is_shuffle(answer_of(shuffles, n)) and is_replacement(answer_of(replaces, n))
+    for bar in (0.51, 0.7, 0.99):
+        assert is_shuffle(answer_of(shuffles, n, rule="threshold", bar=bar))
+    for quota in range(3, n + 1):
+        assert not is_shuffle(answer_of(shuffles, n, quota)) and (n % quota == 1 or not is_replacement(answer_of(replaces, n, quota)))
+    assert is_replacement(answer_of(replaces, n, rule="threshold", bar=(n - 1) / n + 1e-3))
+    assert not is_replacement(answer_of(replaces, n, rule="threshold", bar=(n - 1) / n - 1e-3))

@@ -172,6 +172,8 @@ BAD = [
     (dict(early_commit=EarlyCommit(parts=(0.7, 0.3))), "must ascend"),
     (dict(cache=BlockCausal(), blocks=WholeCanvas()), "FixedBlocks of the model's length"),
     (dict(credit=Credit(), scorer="random"), "ignores them"),
+    (dict(drafts=FreeDraft(), cut_at_eos=True), "end_at_eos alone"),
+    (dict(cut_at_eos=True, end_at_eos=False), "leave one of them out"),
     (dict(scorer="best"), "scorer='best' is unknown"),
     (dict(blocks=FixedBlocks(0)), r"FixedBlocks\(length=0\)"),
     (dict(blocks=AdaptiveBlocks(window="all")), "window='all'"),

@@ -12,6 +12,7 @@
 #include "ops/cpu/tree_expand.h"
 #include "ops/cpu/unmask_commit.h"
 #include "ops/cpu/verify_chain.h"
+#include "ops/cpu/verify_states.h"
 #include "ops/cpu/verify_tree_greedy.h"
 #include "ops/cpu/verify_tree_point.h"
 #include "ops/cpu/verify_tree_recursive.h"
@@ -23,6 +24,7 @@ namespace cuda {
 void active_set(const ActiveSetArgs& args, void* stream);
 void adaptive_block_size(const AdaptiveBlockSizeArgs& args, void* stream);
 void credit_fuse(const CreditFuseArgs& args, void* stream);
+void draft_states(const DraftStatesArgs& args, void* stream);
 void kv_compact(const KvCompactArgs& args, void* stream);
 void kv_write(const KvWriteArgs& args, void* stream);
 void process_probs(const ProcessProbsArgs& args, void* stream);
@@ -32,6 +34,7 @@ void tree_expand(const TreeExpandArgs& args, void* stream);
 void unmask_commit(const UnmaskCommitArgs& args, void* stream);
 void verify_block(const VerifyChainArgs& args, void* stream);
 void verify_chain(const VerifyChainArgs& args, void* stream);
+void verify_states(const VerifyStatesArgs& args, void* stream);
 void verify_tree_greedy(const VerifyTreeGreedyArgs& args, void* stream);
 void verify_tree_point(const VerifyTreePointArgs& args, void* stream);
 void verify_tree_recursive(const VerifyTreeRecursiveArgs& args, void* stream);

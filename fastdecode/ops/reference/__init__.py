@@ -12,6 +12,7 @@ from fastdecode.ops.reference.tree_attention import tree_attention
 from fastdecode.ops.reference.tree_expand import tree_expand
 from fastdecode.ops.reference.unmask_commit import unmask_commit
 from fastdecode.ops.reference.verify_chain import verify_block, verify_chain
+from fastdecode.ops.reference.verify_states import draft_states, verify_states
 from fastdecode.ops.reference.verify_tree_greedy import verify_tree_greedy
 from fastdecode.ops.reference.verify_tree_point import verify_tree_point
 from fastdecode.ops.reference.verify_tree_recursive import verify_tree_recursive
@@ -21,6 +22,7 @@ __all__ = [
     "active_set",
     "adaptive_block_size",
     "credit_fuse",
+    "draft_states",
     "kv_compact",
     "kv_write",
     "process_probs",
@@ -30,6 +32,7 @@ __all__ = [
     "unmask_commit",
     "verify_block",
     "verify_chain",
+    "verify_states",
     "verify_tree_greedy",
     "verify_tree_point",
     "verify_tree_recursive",
