@@ -39,15 +39,14 @@ struct Waiting {
   }
 };
 
-// The tokens of whole vectors; returns how many. Entries that belong to no law give any result but touch no other memory.
-static int64_t split_blocks(const float* p, const float* q, int64_t vocab, Cells& cells, TransportTotals& totals) {
+// Entries that belong to no law give any result but touch no other memory.
+static void split_block(const float* p, const float* q, int64_t count, Cells& cells, TransportTotals& totals) {
   constexpr double part = kMassUnit / (1 << kSplitBits);
   const __m512 highest = _mm512_set1_ps(kHighestRatio), lowest = _mm512_set1_ps(kLowestRatio), zero = _mm512_setzero_ps();
   const __m512i one = _mm512_set1_epi32(1), split = _mm512_set1_epi32((1 << kSplitBits) - 1), first = _mm512_set1_epi32(kFirstKnotBits - 1), last = _mm512_set1_epi32(kUsedKnots - 1);
   __m512i target = _mm512_setzero_si512(), whole_low = target, upper_low = target, largest = target;
   Waiting waiting;
-  int64_t v = 0;
-  for (; v + 16 <= vocab; v += 16) {
+  for (int64_t v = 0; v < count; v += 16) {
     const __m512 w = _mm512_loadu_ps(p + v), mass = _mm512_loadu_ps(q + v);
     largest = _mm512_max_epu32(largest, _mm512_max_epu32(_mm512_castps_si512(w), _mm512_castps_si512(mass)));
     __m512 x = _mm512_min_ps(_mm512_div_ps(w, mass), highest);  // 0 / 0 becomes the second operand
@@ -75,8 +74,7 @@ static int64_t split_blocks(const float* p, const float* q, int64_t vocab, Cells
   cells[0][0].whole += _mm512_reduce_add_epi64(whole_low);
   cells[0][0].upper += _mm512_reduce_add_epi64(upper_low);
   if (_mm512_reduce_max_epu32(largest) > 0x7F7FFFFFu)  // negative, NaN or infinite; or a negative zero, which is fine
-    for (int64_t i = 0; i < v; ++i) totals.valid &= p[i] >= 0 && p[i] <= 3.402823466e38f && q[i] >= 0 && q[i] <= 3.402823466e38f;
-  return v;
+    for (int64_t i = 0; i < count; ++i) totals.valid &= p[i] >= 0 && p[i] <= 3.402823466e38f && q[i] >= 0 && q[i] <= 3.402823466e38f;
 }
 
 }  // namespace avx512
