@@ -84,17 +84,17 @@ void transport_knots(TransportPlan& plan, const int64_t* mass, const TransportTo
 struct Remainder {
   const float *p, *q;
   const TransportResidual& residual;
-  F whole, share, low, flat, cap;
+  F low;
 
-  Remainder(const float* p, const float* q, const TransportResidual& r)
-      : p(p), q(q), residual(r), whole(set1(0x1p-21f)), share(set1(0x1p-33f)), low(set1(float(r.low) * (1 - 0x1p-20f))), flat(set1(float(r.flat) * (1 + 0x1p-20f))), cap(set1(r.cap < FLT_MAX ? float(r.cap) * (1 - 0x1p-20f) : FLT_MAX)) {}
+  Remainder(const float* p, const float* q, const TransportResidual& r) : p(p), q(q), residual(r), low(set1(float(r.low) * (-1 + 0x1p-20f))) {}
 
   double weight(int64_t v) const { return residual_weight(residual, p[v], q[v]); }
+  // A token keeps at least the smaller of its ratio, rounded to the grid, and the knot below the cap; and it leaves at most all of p.
   F bounds(int64_t v) const {
-    const F w = load(p + v), mass = load(q + v), zero = set1(0), more = mul(w, set1(1 + 0x1p-20f));
-    const F tiny = add(fma(mass, share, mul(w, whole)), set1(FLT_MIN));
-    const F bent = mul(flat, sub(more, mul(mass, low))), capped = sub(more, mul(mass, cap));
-    return select(gt(mass, zero), max(tiny, max(bent, capped)), w);
+    const F w = load(p + v), mass = load(q + v);
+    const F above = fma(mass, low, fma(w, set1(1 + 0x1p-20f), set1(FLT_MIN))), rounding = fma(w, set1(0x1p-21f), fma(mass, set1(0x1p-33f), set1(FLT_MIN)));
+    const F most = max(above, rounding);
+    return select(gt(w, most), most, w);
   }
 };
 
