@@ -15,8 +15,8 @@ struct alignas(64) LawStage {
 };
 
 static inline F probabilities(F logits, F lse) {
-  const F d = sub(logits, lse), zero = set1(0);
-  return exp(select(gt(d, zero), zero, d));
+  const F zero = set1(0);
+  return exp(sub(zero, max(zero, sub(lse, logits))));  // NaN stays
 }
 
 // The `count` tokens from `begin` on: where they lie if they are floats and a whole number of pads, else in the stage.
@@ -33,6 +33,7 @@ static const float* law_block(const Law& law, int64_t begin, int64_t count, LawS
   const int64_t whole = kLanes > 1 ? count - count % kLanes : 0;  // the exponential of a single lane is the C library's
   const F lse = set1(law.lse);
   for (int64_t i = 0; i < whole; i += kLanes) {
+    __builtin_prefetch(static_cast<const char*>(law.values) + (begin + i + kLawBlock) * element_bytes(law.dtype));
     const F value = law.dtype == kFloat32 ? load(floats + i) : load_bf16(halves + i);
     store(x + i, law.logits ? probabilities(value, lse) : value);
   }
