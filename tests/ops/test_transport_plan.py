@@ -9,7 +9,7 @@ import torch
 from fastdecode import ops
 from fastdecode.ops import reference
 from fastdecode.ops.reference import law
-from tests.laws import keys, random_laws
+from tests.laws import assert_follows, keys, random_laws
 from tests.ops.test_verify_tree_transport import draws_of
 from tests.trees import random_trees
 
@@ -76,6 +76,17 @@ def test_the_rate_is_that_of_the_laws(impl, device):
         (p, p_lse), (q, q_lse) = (given_as(form, x) for x in laws)
         lse = (None, None) if p_lse is None else (p_lse.to(device), q_lse.to(device))
         assert ((ops.transport_plan(p.to(device), q.to(device), draws, None, *lse).alpha - best).abs() <= bound).all()
+
+
+def test_tokens_have_the_law_of_rounded_logits(impl, device, rows):
+    count, n, vocab = rows(30_000), 3, 40
+    (p, p_lse), (q, q_lse) = (given_as("bfloat16 logits", random_laws(1, 1, vocab, seed=i), shift=9.0) for i in range(2))
+    draws = torch.multinomial((q.double() - q_lse.double()[..., None]).exp()[0, 0], count * n, True, generator=torch.Generator().manual_seed(0))
+    one, offsets = torch.zeros(count, 1, dtype=torch.int32), torch.arange(0, (count + 1) * n, n)
+    each = lambda x: x.expand(count, *x.shape[1:]).contiguous()
+    arrays = (one, one - 1, one - 1, each(p), each(q), keys(count), torch.stack([offsets[:-1], offsets[1:]], 1).int(), draws.int(), each(p_lse), each(q_lse))
+    tokens = ops.verify_tree_transport(*(t.to(device) for t in arrays)).next_token.cpu()
+    assert_follows(tokens, p.double().softmax(-1)[0, 0])
 
 
 @pytest.mark.parametrize("logits, lse", [((0.0, torch.nan), 0.7), ((0.0, torch.inf), torch.inf), ((-torch.inf, -torch.inf), -torch.inf), ((0.0, 0.0), torch.nan)])
