@@ -38,6 +38,10 @@ T* at(Ptr p) {
   return reinterpret_cast<T*>(p);
 }
 
+using Rows = std::array<int64_t, 3>;  // of laws: values, lse, dtype
+
+Laws laws(const Rows& rows) { return {at<void>(Ptr(rows[0])), at<float>(Ptr(rows[1])), rows[2]}; }
+
 std::map<std::string, std::vector<std::string>> implementations() {
   std::map<std::string, std::vector<std::string>> result;
   for (const auto& [op, levels] : registry())
@@ -114,13 +118,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("verify_tree_recursive", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr p, Ptr q, Ptr key, Ptr draw_offsets, Ptr draw_tokens, int64_t batch, int64_t nodes, int64_t vocab, int64_t draws, int replacement, Ptr workspace, Ptr path, Ptr accept_len, Ptr next_token) {
     verify_tree_recursive({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<float>(p), at<float>(q), at<int64_t>(key), at<int32_t>(draw_offsets), at<int32_t>(draw_tokens), batch, nodes, vocab, draws, replacement, at<double>(workspace), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)});
   }, Unlocked());
-  m.def("transport_plan", [](Ptr p, Ptr q, Ptr draws, Ptr weight, int64_t rows, int64_t vocab, Ptr head, Ptr knots) {
-    transport_plan({at<float>(p), at<float>(q), at<int32_t>(draws), at<double>(weight), rows, vocab, at<double>(head), at<double>(knots)});
+  m.def("transport_plan", [](Rows p, Rows q, Ptr draws, Ptr weight, int64_t rows, int64_t vocab, Ptr head, Ptr knots) {
+    transport_plan({laws(p), laws(q), at<int32_t>(draws), at<double>(weight), rows, vocab, at<double>(head), at<double>(knots)});
   }, Unlocked());
-  m.def("verify_tree_transport", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr p, Ptr q, Ptr key, Ptr draw_offsets, Ptr draw_tokens, int64_t batch, int64_t nodes, int64_t vocab, int64_t draws, Ptr workspace, Ptr path, Ptr accept_len, Ptr next_token) {
-    verify_tree_transport({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<float>(p), at<float>(q), at<int64_t>(key), at<int32_t>(draw_offsets), at<int32_t>(draw_tokens), batch, nodes, vocab, draws, at<double>(workspace), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)});
+  m.def("verify_tree_transport", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Rows p, Rows q, Ptr key, Ptr draw_offsets, Ptr draw_tokens, int64_t batch, int64_t nodes, int64_t vocab, int64_t draws, Ptr workspace, Ptr path, Ptr accept_len, Ptr next_token) {
+    verify_tree_transport({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), laws(p), laws(q), at<int64_t>(key), at<int32_t>(draw_offsets), at<int32_t>(draw_tokens), batch, nodes, vocab, draws, at<double>(workspace), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)});
   }, Unlocked());
-  m.def("verify_tree_transport_block", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr p, Ptr q, Ptr key, Ptr draw_offsets, Ptr draw_tokens, int64_t batch, int64_t nodes, int64_t vocab, int64_t draws, Ptr workspace, Ptr path, Ptr accept_len, Ptr next_token) {
-    verify_tree_transport_block({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<float>(p), at<float>(q), at<int64_t>(key), at<int32_t>(draw_offsets), at<int32_t>(draw_tokens), batch, nodes, vocab, draws, at<double>(workspace), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)});
+  m.def("verify_tree_transport_block", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Rows p, Rows q, Ptr key, Ptr draw_offsets, Ptr draw_tokens, int64_t batch, int64_t nodes, int64_t vocab, int64_t draws, Ptr workspace, Ptr path, Ptr accept_len, Ptr next_token) {
+    verify_tree_transport_block({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), laws(p), laws(q), at<int64_t>(key), at<int32_t>(draw_offsets), at<int32_t>(draw_tokens), batch, nodes, vocab, draws, at<double>(workspace), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)});
   }, Unlocked());
 }

@@ -25,6 +25,10 @@ T* at(Ptr p) {
   return reinterpret_cast<T*>(p);
 }
 
+using Rows = std::array<int64_t, 3>;  // of laws: values, lse, dtype
+
+Laws laws(const Rows& rows) { return {at<void>(Ptr(rows[0])), at<float>(Ptr(rows[1])), rows[2]}; }
+
 #if !defined(FASTDECODE_SIM)
 // "80,90" -> {"sm_80", "sm_90"}
 std::vector<std::string> architectures() {
@@ -69,14 +73,14 @@ PYBIND11_MODULE(FASTDECODE_MODULE, m) {
   m.def("verify_tree_recursive", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr p, Ptr q, Ptr key, Ptr draw_offsets, Ptr draw_tokens, int64_t batch, int64_t nodes, int64_t vocab, int64_t draws, int replacement, Ptr workspace, Ptr path, Ptr accept_len, Ptr next_token, Ptr stream) {
     cuda::verify_tree_recursive({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<float>(p), at<float>(q), at<int64_t>(key), at<int32_t>(draw_offsets), at<int32_t>(draw_tokens), batch, nodes, vocab, draws, replacement, at<double>(workspace), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)}, at<void>(stream));
   }, Unlocked());
-  m.def("transport_plan", [](Ptr p, Ptr q, Ptr draws, Ptr weight, int64_t rows, int64_t vocab, Ptr head, Ptr knots, Ptr stream) {
-    cuda::transport_plan({at<float>(p), at<float>(q), at<int32_t>(draws), at<double>(weight), rows, vocab, at<double>(head), at<double>(knots)}, at<void>(stream));
+  m.def("transport_plan", [](Rows p, Rows q, Ptr draws, Ptr weight, int64_t rows, int64_t vocab, Ptr head, Ptr knots, Ptr stream) {
+    cuda::transport_plan({laws(p), laws(q), at<int32_t>(draws), at<double>(weight), rows, vocab, at<double>(head), at<double>(knots)}, at<void>(stream));
   }, Unlocked());
-  m.def("verify_tree_transport", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr p, Ptr q, Ptr key, Ptr draw_offsets, Ptr draw_tokens, int64_t batch, int64_t nodes, int64_t vocab, int64_t draws, Ptr workspace, Ptr path, Ptr accept_len, Ptr next_token, Ptr stream) {
-    cuda::verify_tree_transport({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<float>(p), at<float>(q), at<int64_t>(key), at<int32_t>(draw_offsets), at<int32_t>(draw_tokens), batch, nodes, vocab, draws, at<double>(workspace), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)}, at<void>(stream));
+  m.def("verify_tree_transport", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Rows p, Rows q, Ptr key, Ptr draw_offsets, Ptr draw_tokens, int64_t batch, int64_t nodes, int64_t vocab, int64_t draws, Ptr workspace, Ptr path, Ptr accept_len, Ptr next_token, Ptr stream) {
+    cuda::verify_tree_transport({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), laws(p), laws(q), at<int64_t>(key), at<int32_t>(draw_offsets), at<int32_t>(draw_tokens), batch, nodes, vocab, draws, at<double>(workspace), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)}, at<void>(stream));
   }, Unlocked());
-  m.def("verify_tree_transport_block", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr p, Ptr q, Ptr key, Ptr draw_offsets, Ptr draw_tokens, int64_t batch, int64_t nodes, int64_t vocab, int64_t draws, Ptr workspace, Ptr path, Ptr accept_len, Ptr next_token, Ptr stream) {
-    cuda::verify_tree_transport_block({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<float>(p), at<float>(q), at<int64_t>(key), at<int32_t>(draw_offsets), at<int32_t>(draw_tokens), batch, nodes, vocab, draws, at<double>(workspace), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)}, at<void>(stream));
+  m.def("verify_tree_transport_block", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Rows p, Rows q, Ptr key, Ptr draw_offsets, Ptr draw_tokens, int64_t batch, int64_t nodes, int64_t vocab, int64_t draws, Ptr workspace, Ptr path, Ptr accept_len, Ptr next_token, Ptr stream) {
+    cuda::verify_tree_transport_block({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), laws(p), laws(q), at<int64_t>(key), at<int32_t>(draw_offsets), at<int32_t>(draw_tokens), batch, nodes, vocab, draws, at<double>(workspace), at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)}, at<void>(stream));
   }, Unlocked());
   m.def("tree_expand", [](Ptr logits, int64_t rows, int64_t vocab, int64_t stride, int64_t dtype, Ptr scores, int64_t k, Ptr ids, Ptr child_scores, Ptr scratch, Ptr stream) {
     cuda::tree_expand({at<void>(logits), rows, vocab, stride, dtype, at<float>(scores), k, at<int32_t>(ids), at<float>(child_scores), at<float>(scratch)}, at<void>(stream));

@@ -3,7 +3,8 @@
     python -m bench.ops.bench_transport [--vocab 128256] [--ring 32] [--repeats 31] [--json FILE]
 
 Every repeat goes once around the ring with each case, in turn. Cases: plan, scores and (for the nodes that reject) a token from what
-is left of the target, for several numbers of draws; the same with keys for which every node rejects; the peers.
+is left of the target, for several numbers of draws; the same with keys for which every node rejects; the same from logits whose
+log-sum-exp is known, which need no softmax before; the peers.
 """
 
 from __future__ import annotations
@@ -31,20 +32,22 @@ def laws(count: int, vocab: int) -> tuple[torch.Tensor, torch.Tensor]:
 class Node:
     """One node with its draws, verified again and again."""
 
-    def __init__(self, p: torch.Tensor, q: torch.Tensor, draws: int, seed: int, rejecting: bool):
+    def __init__(self, p: torch.Tensor, q: torch.Tensor, draws: int, seed: int, rejecting: bool = False, logits: bool = False):
         self.p, self.q = p[None, None], q[None, None]
+        self.sums = [x.float().logsumexp(2) for x in (self.p, self.q)] if logits else (None, None)
         self.tokens, self.none = torch.zeros(1, 1, dtype=torch.int32), torch.full((1, 1), -1, dtype=torch.int32)
         self.offsets = torch.tensor([[0, draws]], dtype=torch.int32)
         generator = torch.Generator().manual_seed(seed)
+        law = q.double().softmax(0) if logits else q.double()
         for attempt in range(10_000):
-            self.drawn = torch.multinomial(q.double(), draws, True, generator=generator).int()
+            self.drawn = torch.multinomial(law, draws, True, generator=generator).int()
             self.key = torch.tensor([[seed, attempt, 0, 0]])
             if not rejecting or self.verify() not in self.drawn.tolist():
                 return
         raise RuntimeError("no draws found that the node rejects")
 
     def verify(self) -> int:
-        return int(ops.verify_tree_transport(self.tokens, self.none, self.none, self.p, self.q, self.key, self.offsets, self.drawn).next_token)
+        return int(ops.verify_tree_transport(self.tokens, self.none, self.none, self.p, self.q, self.key, self.offsets, self.drawn, *self.sums).next_token)
 
 
 def main() -> None:
@@ -58,8 +61,11 @@ def main() -> None:
     _C.set_num_threads(1)
     draft, target = laws(args.ring, args.vocab)
     q, p, out = draft.softmax(1), target.softmax(1), torch.empty(args.vocab)
-    cases = {f"transport, {n} draws": [Node(p[i], q[i], n, i, False).verify for i in range(args.ring)] for n in (2, 4, 32, 64)}
-    cases |= {f"transport, {n} draws, all reject": [Node(p[i], q[i], n, i, True).verify for i in range(args.ring)] for n in (2, 4)}
+    cases = {f"transport, {n} draws": [Node(p[i], q[i], n, i).verify for i in range(args.ring)] for n in (2, 4, 32, 64)}
+    cases |= {f"transport, {n} draws, all reject": [Node(p[i], q[i], n, i, rejecting=True).verify for i in range(args.ring)] for n in (2, 4)}
+    for dtype in (torch.float32, torch.bfloat16):
+        values = target.to(dtype), draft.to(dtype)
+        cases[f"transport, 4 draws, from {str(dtype)[6:]} logits"] = [Node(values[0][i], values[1][i], 4, i, logits=True).verify for i in range(args.ring)]
     cases["softmax of both rows"] = [lambda i=i: (torch.softmax(target[i], 0, out=out), torch.softmax(draft[i], 0, out=out)) for i in range(args.ring)]
     cases["argsort of the ratios"] = [lambda i=i: np.argsort((p[i] / q[i]).numpy()) for i in range(min(2, args.ring))]
     seconds: dict[str, list[float]] = {name: [] for name in cases}

@@ -33,7 +33,7 @@ GRIDS: dict[str, Callable[[tuple], tuple[int, int]]] = {
     "process_probs": lambda a: (a[1], row_threads(a[2])),
     "tree_attention": lambda a: (a[4] * a[7] * a[6] * -(-a[5] // a[6] // 4), 4 * WARP),
     "tree_expand": lambda a: (a[1], row_threads(a[2])),
-    "transport_plan": lambda a: (a[4], row_threads(a[5])),
+    "transport_plan": lambda a: (a[8], row_threads(a[9])),
     "unmask_commit": lambda a: (a[10], 4 * WARP),
     "verify_block": lambda a: (a[5], row_threads(a[7])),
     "verify_chain": lambda a: (a[5], row_threads(a[7])),
@@ -41,8 +41,8 @@ GRIDS: dict[str, Callable[[tuple], tuple[int, int]]] = {
     "verify_tree_greedy": lambda a: ((a[4] + WARP - 1) // WARP, WARP),
     "verify_tree_point": lambda a: (a[5], row_threads(a[7])),
     "verify_tree_recursive": lambda a: (a[8], row_threads(a[10])),
-    "verify_tree_transport": lambda a: (a[8], row_threads(a[10])),
-    "verify_tree_transport_block": lambda a: (a[8], row_threads(a[10])),
+    "verify_tree_transport": lambda a: (a[12], row_threads(a[14])),
+    "verify_tree_transport_block": lambda a: (a[12], row_threads(a[14])),
     "vocab_stats": lambda a: (a[1], row_threads(a[2])),
 }
 HEADERS = {"draft_states": "verify_states", "transport_plan": "verify_tree_transport", "verify_block": "verify_chain"}

@@ -7,7 +7,7 @@ import torch
 
 from fastdecode import _C
 from fastdecode.ops import _check, reference
-from fastdecode.ops._dispatch import kernel, runs_cuda
+from fastdecode.ops._dispatch import DTYPE_CODES, kernel, runs_cuda
 from fastdecode.ops.reference import acceptance
 from fastdecode.ops.reference.transport import KNOTS
 from fastdecode.ops.verify_tree_greedy import TreePath
@@ -89,19 +89,30 @@ def _laws(rows: torch.Tensor, name: str) -> np.ndarray:
     return values / sums
 
 
-def transport_plan(p: torch.Tensor, q: torch.Tensor, draws: torch.Tensor, weight: torch.Tensor | None = None) -> TransportPlan:
+def transport_plan(
+    p: torch.Tensor,
+    q: torch.Tensor,
+    draws: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    p_lse: torch.Tensor | None = None,
+    q_lse: torch.Tensor | None = None,
+) -> TransportPlan:
     """Acceptance plans of many nodes.
 
     Args:
-        p, q: float32 [R, V], target law and the law that drafts are drawn from, independently.
+        p, q: float32 or bfloat16 [R, V], target law and the law that drafts are drawn from, independently: probabilities, or logits
+            if `p_lse` or `q_lse` is given.
         draws: int32 [R], how many.
         weight: float64 [R], the part of p that a node has to emit; 1 by default.
+        p_lse, q_lse: float32 [R], the logarithm of the sum of the exponentials of each row of logits (`vocab_stats` has it). Probabilities
+            exp(logit - lse) are made where they are used and stored nowhere.
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or device.
     """
-    rows, vocab = _check.tensor("p", p, torch.float32, (None, None)).shape
-    _check.tensor("q", q, torch.float32, (rows, vocab), p.device)
+    target = _rows("p", p, p_lse, (None, None))
+    rows, vocab = p.shape
+    draft = _rows("q", q, q_lse, (rows, vocab), p.device)
     _check.tensor("draws", draws, torch.int32, (rows,), p.device)
     if weight is not None:
         _check.tensor("weight", weight, torch.float64, (rows,), p.device)
@@ -111,10 +122,18 @@ def transport_plan(p: torch.Tensor, q: torch.Tensor, draws: torch.Tensor, weight
         raise ValueError(f"draws={draws.tolist()} must not be negative; 0 means that nothing was drawn")
     run = kernel("transport_plan", p.device)
     if run is None:
-        return TransportPlan(*reference.transport_plan(p, q, draws, weight))
+        return TransportPlan(*reference.transport_plan(p, q, draws, weight, p_lse, q_lse))
     plan = TransportPlan(torch.empty(rows, 3, dtype=torch.float64, device=p.device), torch.empty(rows, 5, KNOTS, dtype=torch.float64, device=p.device))
-    run(p.data_ptr(), q.data_ptr(), draws.data_ptr(), 0 if weight is None else weight.data_ptr(), rows, vocab, plan.head.data_ptr(), plan.knots.data_ptr())
+    run(target, draft, draws.data_ptr(), 0 if weight is None else weight.data_ptr(), rows, vocab, plan.head.data_ptr(), plan.knots.data_ptr())
     return plan
+
+
+def _rows(name: str, values, lse, shape: tuple, device: torch.device | None = None) -> tuple[int, int, int]:
+    """Rows of laws as the kernels take them: addresses of the values and of the logarithms of sums, dtype."""
+    _check.tensor(name, values, (torch.float32, torch.bfloat16), shape, device)
+    if lse is not None:
+        _check.tensor(f"{name}_lse", lse, torch.float32, tuple(values.shape[:-1]), values.device)
+    return values.data_ptr(), 0 if lse is None else lse.data_ptr(), DTYPE_CODES[values.dtype]
 
 
 def verify_tree_transport(
@@ -126,6 +145,8 @@ def verify_tree_transport(
     key: torch.Tensor,
     draw_offsets: torch.Tensor,
     draw_tokens: torch.Tensor,
+    probs_lse: torch.Tensor | None = None,
+    draft_lse: torch.Tensor | None = None,
 ) -> TreePath:
     """Optimal-transport verification of trees whose children were drawn independently from a draft law.
 
@@ -138,22 +159,23 @@ def verify_tree_transport(
     Args:
         tokens: int32 [B, N], node 0 is the root; siblings carry distinct tokens.
         first_child, next_sibling: int32 [B, N], node numbers, -1 for none.
-        probs: float32 [B, N, V], the target's law after each node.
-        draft: float32 [B, N, V], row i is the law the draws of node i came from; rows of nodes without draws are not read.
+        probs: float32 or bfloat16 [B, N, V], the target's law after each node: probabilities, or logits if `probs_lse` is given.
+        draft: the same, row i is the law the draws of node i came from; rows of nodes without draws are not read.
         key: int64 [B, 4], (seed, request, round << 32, any). Node i uses word 2 + i; word 3 becomes ACCEPT for draws (four
             numbers each, in order) and RESIDUAL for the final draw, an exponential race as in `verify_tree_point`.
         draw_offsets, draw_tokens: int32 [B, N + 1] and [T]: the draws of node i of row b are
             draw_tokens[draw_offsets[b, i] : draw_offsets[b, i + 1]], repeats included. A kept draw that is no child of the node ends the
             walk and becomes `next_token`. Negative ids are padding.
+        probs_lse, draft_lse: float32 [B, N], as in `transport_plan`.
 
     Returns:
         TreePath. `next_token` is -1 where what is left of p holds NaN or infinity or has no mass. Where `draft` is not a
-        law (within 1e-3), or `probs` is not, draws are ignored and the token comes from p.
+        law (within 2^-8), or `probs` is not, draws are ignored and the token comes from p.
 
     Raises:
         TypeError, ValueError: wrong dtype, shape, device or layout.
     """
-    return _verify("verify_tree_transport", lambda cuda, batch, nodes: 5 * KNOTS * batch if cuda else 0, tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens)
+    return _verify("verify_tree_transport", lambda cuda, batch, nodes: 5 * KNOTS * batch if cuda else 0, tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens, probs_lse, draft_lse)
 
 
 def verify_tree_transport_block(
@@ -165,6 +187,8 @@ def verify_tree_transport_block(
     key: torch.Tensor,
     draw_offsets: torch.Tensor,
     draw_tokens: torch.Tensor,
+    probs_lse: torch.Tensor | None = None,
+    draft_lse: torch.Tensor | None = None,
 ) -> TreePath:
     """As `verify_tree_transport`, but a node is kept or not together with everything below it.
 
@@ -174,22 +198,24 @@ def verify_tree_transport_block(
     if isinstance(draw_offsets, torch.Tensor) and draw_offsets.numel() and int(draw_offsets.diff(dim=-1).max()) > MAX_BLOCK_DRAWS:
         raise ValueError(f"a node has {int(draw_offsets.diff(dim=-1).max())} draws, at most {MAX_BLOCK_DRAWS} are supported; use verify_tree_transport")
     arrays = (5 + MAX_BLOCK_DRAWS) * KNOTS  # a plan, and the score laws of the draws of a node
-    return _verify("verify_tree_transport_block", lambda cuda, batch, nodes: batch * (arrays + BLOCK_FRAME * nodes) if cuda else _C.num_threads() * arrays, tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens)
+    return _verify("verify_tree_transport_block", lambda cuda, batch, nodes: batch * (arrays + BLOCK_FRAME * nodes) if cuda else _C.num_threads() * arrays, tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens, probs_lse, draft_lse)
 
 
-def _verify(operation: str, doubles: Callable[[bool, int, int], int], tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens) -> TreePath:
+def _verify(operation: str, doubles: Callable[[bool, int, int], int], tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens, probs_lse, draft_lse) -> TreePath:
     batch, nodes = _check.tree(tokens, first_child, next_sibling)
-    vocab = _check.tensor("probs", probs, torch.float32, (batch, nodes, None), tokens.device).shape[2]
-    _check.tensor("draft", draft, torch.float32, (batch, nodes, vocab), tokens.device)
+    target = _rows("probs", probs, probs_lse, (batch, nodes, None), tokens.device)
+    vocab = probs.shape[2]
+    law = _rows("draft", draft, draft_lse, (batch, nodes, vocab), tokens.device)
     _check.tensor("key", key, torch.int64, (batch, 4), tokens.device)
     if draw_offsets is None or draw_tokens is None:
         raise ValueError(f"{'draw_offsets' if draw_offsets is None else 'draw_tokens'} is None; the draws of every node are needed")
     draws = check_draws(draw_offsets, draw_tokens, batch, nodes, tokens.device)
-    inputs = (tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens)
     run = kernel(operation, tokens.device)
     if run is None:
-        return TreePath(*(t.to(tokens.device) for t in getattr(reference, operation)(*(t.cpu() for t in inputs))))
+        inputs = (tokens, first_child, next_sibling, probs, draft, key, draw_offsets, draw_tokens, probs_lse, draft_lse)
+        return TreePath(*(t.to(tokens.device) for t in getattr(reference, operation)(*(None if t is None else t.cpu() for t in inputs))))
     out = TreePath.empty(batch, nodes, tokens.device)
     workspace = torch.empty(doubles(runs_cuda(tokens.device), batch, nodes), dtype=torch.float64, device=tokens.device)
-    run(*(t.data_ptr() for t in inputs), batch, nodes, vocab, draws, workspace.data_ptr(), *(t.data_ptr() for t in out))
+    tree, rest = ([t.data_ptr() for t in tensors] for tensors in ((tokens, first_child, next_sibling), (key, draw_offsets, draw_tokens)))
+    run(*tree, target, law, *rest, batch, nodes, vocab, draws, workspace.data_ptr(), *(t.data_ptr() for t in out))
     return out

@@ -1,8 +1,10 @@
 // Elements of the supported types as floats, one by one or in groups that one load instruction brings.
 #pragma once
 
+#include <cstdint>
+
 #include "fastdecode/dtype.h"
-#include "fastdecode/platform.cuh"
+#include "fastdecode/philox.cuh"
 
 namespace fastdecode {
 

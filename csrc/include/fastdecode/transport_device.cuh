@@ -3,6 +3,7 @@
 
 #include <cfloat>
 
+#include "fastdecode/law.cuh"
 #include "fastdecode/residual.cuh"
 #include "fastdecode/transport_knots.cuh"
 #include "ops/cpu/transport.h"
@@ -36,9 +37,14 @@ struct TransportScratch {
 };
 
 struct TransportWeight {
-  const float *p, *q;
+  Law p, q;
   TransportResidual residual;
-  FD_HD double operator()(int64_t v) const { return residual_weight(residual, p[v], q[v]); }
+  FD_HD double operator()(int64_t v) const { return residual_weight(residual, law_at(p, v), law_at(q, v)); }
+};
+
+struct TargetWeight {
+  Law p;
+  FD_HD double operator()(int64_t v) const { return double(law_at(p, v)); }
 };
 
 #if defined(__CUDACC__)
@@ -93,12 +99,12 @@ struct Block {
   }
 };
 
-FD_DEVICE TransportTotals block_histogram(const float* p, const float* q, int64_t vocab, const TransportScratch& s) {
+FD_DEVICE TransportTotals block_histogram(const Law& p, const Law& q, int64_t vocab, const TransportScratch& s) {
   for (int32_t k = thread_index(); k < kKnots; k += block_size()) s.mass[k] = 0;
   block_sync();
   int64_t draft = 0, target = 0, bad = 0;
   for (int64_t v = thread_index(); v < vocab; v += block_size()) {
-    const float w = p[v], mass = q[v];
+    const float w = law_at(p, v), mass = law_at(q, v);
     if (!(w >= 0 && w <= FLT_MAX && mass >= 0 && mass <= FLT_MAX)) {
       bad = 1;
       break;
@@ -116,7 +122,7 @@ FD_DEVICE TransportTotals block_histogram(const float* p, const float* q, int64_
   return {draft, block_reduce(target, s.integers, Add()), bad == 0};
 }
 
-FD_DEVICE TransportPlan block_plan(const float* p, const float* q, int64_t vocab, int32_t draws, double weight, double* arrays, const TransportScratch& s) {
+FD_DEVICE TransportPlan block_plan(const Law& p, const Law& q, int64_t vocab, int32_t draws, double weight, double* arrays, const TransportScratch& s) {
   TransportPlan plan = transport_arrays(arrays);
   if (draws <= 0) return plan;
   const TransportTotals totals = block_histogram(p, q, vocab, s);

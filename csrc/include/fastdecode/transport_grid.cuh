@@ -19,7 +19,8 @@ constexpr int kStretches = 32;                                             // su
 constexpr int32_t kStretch = (kUsedKnots + 1 + kStretches - 1) / kStretches;  // knots
 constexpr int32_t kKnots = kStretches * kStretch;                          // those behind the used ones stay empty
 constexpr double kMassUnit = 0x1p60;  // of fixed-point masses: sums of integers do not depend on their order
-constexpr double kTotalTolerance = 1e-3, kNoDeficit = 4e-16, kNoRejection = 1e-12;
+constexpr double kTotalTolerance = 0x1p-8;  // of a law's sum: bfloat16 rounds each entry by up to 2^-9 of it
+constexpr double kNoDeficit = 4e-16, kNoRejection = 1e-12;
 
 struct TokenSplit {
   int32_t cell, share;  // lower knot; part of the upper one in units of 2^-kSplitBits

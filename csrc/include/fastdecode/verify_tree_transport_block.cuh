@@ -61,7 +61,7 @@ struct BlockWalk {
 
   FD_BLOCK void open(int32_t depth, int32_t node, double weight) {
     BlockFrame& f = frames[depth];
-    const float *p = a.p + (row + node) * a.vocab, *q = a.q + (row + node) * a.vocab;
+    const Law p = law_of(a.p, row + node, a.vocab), q = law_of(a.q, row + node, a.vocab);
     if (thread_index() == 0) {
       const int32_t* offset = a.draw_offsets + b * (a.nodes + 1) + node;
       const int64_t begin = offset[0] < 0 ? 0 : offset[0], end = offset[1] < a.draws ? offset[1] : a.draws;
@@ -80,7 +80,7 @@ struct BlockWalk {
         points.point[i] = point;
         points.weight[i] = share;
       }
-      for (int32_t t = thread_index(); t < f.drawn.count; t += block_size()) score_sums(plan, p[f.drawn.token[t]], q[f.drawn.token[t]], sums + int64_t(t) * kKnots);
+      for (int32_t t = thread_index(); t < f.drawn.count; t += block_size()) score_sums(plan, law_at(p, f.drawn.token[t]), law_at(q, f.drawn.token[t]), sums + int64_t(t) * kKnots);
       block_sync();
       for (int32_t t = thread_index(); t < f.drawn.count; t += block_size()) f.drawn.won[t] = winning_chance(plan, sums, f.drawn, t, points);
     }
@@ -90,11 +90,11 @@ struct BlockWalk {
 
   // A token from what the drafts leave.
   FD_BLOCK int32_t remaining(const BlockFrame& f) {
-    const float *p = a.p + (row + f.node) * a.vocab, *q = a.q + (row + f.node) * a.vocab;
+    const Law p = law_of(a.p, row + f.node, a.vocab), q = law_of(a.q, row + f.node, a.vocab);
     const Stream last = node_stream(a.key + 4 * b, f.node, kResidual);
     const TransportResidual residual = transport_residual(f.cap);
     const int32_t token = f.planned ? block_race(TransportWeight{p, q, residual}, a.vocab, last, scratch.row) : -1;
-    return token >= 0 ? token : block_race(ResidualWeight{p, nullptr, 1}, a.vocab, last, scratch.row);
+    return token >= 0 ? token : block_race(TargetWeight{p}, a.vocab, last, scratch.row);
   }
 
   FD_BLOCK int32_t child(int32_t node, int32_t token) const { return child_with(a.tokens + row, a.first_child + row, a.next_sibling + row, node, token); }

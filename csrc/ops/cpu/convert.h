@@ -1,4 +1,4 @@
-// Element conversions and constants shared by the vector headers; static, see simd_scalar.h.
+// Element conversions shared by the vector headers; static, see simd_scalar.h.
 #pragma once
 
 #include <cstdint>
@@ -7,12 +7,6 @@
 #include "fastdecode/dtype.h"
 
 namespace fastdecode {
-
-// exp() of anything below gives exactly 0: its value would be smaller than the smallest normal float.
-static const float kExpUnderflow = -87.33f;
-
-// exp(r) = 1 + r + r^2 (1/2 + C3 r + ... + C6 r^4), weighted minimax fit on |r| <= ln(2) / 2, error below 4e-9.
-static const float kExpC3 = 0.166665181517601f, kExpC4 = 0.04166620597243309f, kExpC5 = 0.008368889801204205f, kExpC6 = 0.001395049155689776f;
 
 static inline float float_from_bits(uint32_t bits) {
   float f;

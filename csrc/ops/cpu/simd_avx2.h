@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "fastdecode/exp.cuh"
 #include "fastdecode/philox.cuh"
 #include "ops/cpu/convert.h"
 

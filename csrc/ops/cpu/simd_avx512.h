@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "fastdecode/exp.cuh"
 #include "fastdecode/philox.cuh"
 #include "ops/cpu/convert.h"
 
@@ -56,8 +57,8 @@ static inline F exp(F a) {
 // One Philox multiplication: 32 x 32 -> high and low words of all lanes.
 static inline void multiply_wide(__m512i x, __m512i factor, __m512i* high, __m512i* low) {
   const __m512i even = _mm512_mul_epu32(x, factor), odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), factor);
-  *high = _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
-  *low = _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+  *high = _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
+  *low = _mm512_mask_shuffle_epi32(even, 0xAAAA, odd, _MM_PERM_CCAA);
 }
 
 static inline uint64_t spread4(uint32_t mask) {  // bit i -> bit 4 i

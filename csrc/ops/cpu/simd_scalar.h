@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "fastdecode/exp.cuh"
 #include "fastdecode/philox.cuh"
 #include "ops/cpu/convert.h"
 

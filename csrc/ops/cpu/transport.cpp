@@ -3,9 +3,23 @@
 #include "ops/cpu/simd_scalar.h"
 #include "ops/cpu/transport_cells.h"
 
+#include <cfloat>
+
 namespace fastdecode {
 namespace scalar {
-static int64_t split_blocks(const float*, const float*, int64_t, Cells&, TransportTotals&) { return 0; }
+
+static void split_block(const float* p, const float* q, int64_t count, Cells& cells, TransportTotals& totals) {
+  for (int64_t v = 0; v < count; ++v) {
+    totals.valid &= p[v] >= 0 && p[v] <= FLT_MAX && q[v] >= 0 && q[v] <= FLT_MAX;
+    if (!totals.valid) return;
+    const TokenSplit split = split_ratio(token_ratio(p[v], q[v]));
+    Cell& cell = cells[v % kCopies][split.cell];
+    cell.whole += whole_mass(q[v]);
+    cell.upper += upper_mass(q[v], split.share);
+    totals.target += whole_mass(p[v]);
+  }
+}
+
 }  // namespace scalar
 }  // namespace fastdecode
 
@@ -15,7 +29,6 @@ static int64_t split_blocks(const float*, const float*, int64_t, Cells&, Transpo
 #include <cmath>
 
 #include "fastdecode/keys.cuh"
-#include "ops/cpu/residual.h"
 #include "ops/kernel.h"
 #include "runtime/parallel.h"
 
@@ -30,9 +43,10 @@ const Kernel<TransportRaceFn> race_kernel("transport_race", FD_LEVELS(transport_
 
 }  // namespace
 
-int32_t transport_race(const float* p, const float* q, int64_t vocab, const TransportResidual& residual, const Stream& stream) { return race_kernel.get()(p, q, vocab, residual, stream); }
+int32_t transport_race(const Law& p, const Law& q, int64_t vocab, const TransportResidual& residual, const Stream& stream) { return race_kernel.get()(p, q, vocab, residual, stream); }
+int32_t target_race(const Law& p, int64_t vocab, const Stream& stream) { return transport_race(p, Law{}, vocab, TransportResidual{}, stream); }
 
-TransportPlan make_transport_plan(const float* p, const float* q, int64_t vocab, int32_t draws, double weight, double* arrays) {
+TransportPlan make_transport_plan(const Law& p, const Law& q, int64_t vocab, int32_t draws, double weight, double* arrays) {
   TransportPlan plan = transport_arrays(arrays);
   int64_t mass[kKnots];
   const TransportTotals totals = draws > 0 ? histogram_kernel.get()(p, q, vocab, mass) : TransportTotals{0, 0, false};
@@ -53,7 +67,7 @@ struct Kept {
 
 Kept verify_node(const VerifyTreeTransportArgs& a, int64_t b, int32_t node) {
   const int64_t row = b * a.nodes + node;
-  const float *p = a.p + row * a.vocab, *q = a.q + row * a.vocab;
+  const Law p = law_of(a.p, row, a.vocab), q = law_of(a.q, row, a.vocab);
   const int64_t* key = a.key + 4 * b;
   const Stream last = node_stream(key, node, kResidual);
   const int32_t* offset = a.draw_offsets + b * (a.nodes + 1) + node;
@@ -62,14 +76,14 @@ Kept verify_node(const VerifyTreeTransportArgs& a, int64_t b, int32_t node) {
   for (const int32_t* d = begin; d < end; ++d) draws += uint64_t(*d) < uint64_t(a.vocab);
   double arrays[kTransportArrays * kKnots];
   const TransportPlan plan = make_transport_plan(p, q, a.vocab, draws, 1, arrays);
-  if (plan.threshold > 1) return {race_row({p, nullptr, 1, a.vocab}, last), false};
+  if (plan.threshold > 1) return {target_race(p, a.vocab, last), false};
   const Stream coins = node_stream(key, node, kAccept);
   int32_t winner = -1;
   double best = -1;
   uint32_t draw = 0;
   for (const int32_t* d = begin; d < end; ++d) {
     if (uint64_t(*d) >= uint64_t(a.vocab)) continue;
-    const double score = draft_score(plan, split_ratio(token_ratio(p[*d], q[*d])), coins, draw++);
+    const double score = draft_score(plan, split_ratio(token_ratio(law_at(p, *d), law_at(q, *d))), coins, draw++);
     if (score > best) best = score, winner = *d;
   }
   if (best >= plan.threshold) return {winner, true};
@@ -95,7 +109,7 @@ void verify_row(const VerifyTreeTransportArgs& a, int64_t b) {
 void plan_rows(const TransportPlanArgs& a) {
   parallel_for(a.rows, 4096 / (a.vocab + 1) + 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {
-      const TransportPlan plan = make_transport_plan(a.p + r * a.vocab, a.q + r * a.vocab, a.vocab, a.draws[r], a.weight ? a.weight[r] : 1, a.knots + r * kTransportArrays * kKnots);
+      const TransportPlan plan = make_transport_plan(law_of(a.p, r, a.vocab), law_of(a.q, r, a.vocab), a.vocab, a.draws[r], a.weight ? a.weight[r] : 1, a.knots + r * kTransportArrays * kKnots);
       a.head[3 * r] = plan.alpha;
       a.head[3 * r + 1] = plan.cap;
       a.head[3 * r + 2] = plan.threshold;

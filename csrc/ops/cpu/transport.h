@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "fastdecode/law.cuh"
 #include "fastdecode/transport_knots.cuh"
 #include "fastdecode/transport_swaps.cuh"
 
@@ -10,7 +11,7 @@ namespace fastdecode {
 
 // Plans of R rows, for n draws each.
 struct TransportPlanArgs {
-  const float *p, *q;     // [R, V]
+  Laws p, q;              // [R, V]
   const int32_t* draws;   // [R]
   const double* weight;   // [R] part of p that the row has to emit; null: 1
   int64_t rows, vocab;
@@ -20,7 +21,7 @@ struct TransportPlanArgs {
 
 struct VerifyTreeTransportArgs {
   const int32_t *tokens, *first_child, *next_sibling;  // [B, N]
-  const float *p, *q;                                  // [B, N, V]
+  Laws p, q;                                           // [B, N, V]
   const int64_t* key;                                  // [B, 4]
   const int32_t *draw_offsets, *draw_tokens;           // [B, N + 1], [T]
   int64_t batch, nodes, vocab, draws;                  // draws: T
@@ -33,23 +34,26 @@ void verify_tree_transport(const VerifyTreeTransportArgs& args);
 void verify_tree_transport_block(const VerifyTreeTransportArgs& args);  // workspace [threads, 5 + kMaxBlockDraws, kKnots]
 
 // The plan of one node, in 5 arrays of kKnots; a token in proportion to what it leaves of p, -1 if nothing.
-TransportPlan make_transport_plan(const float* p, const float* q, int64_t vocab, int32_t draws, double weight, double* arrays);
-int32_t transport_race(const float* p, const float* q, int64_t vocab, const TransportResidual& residual, const Stream& stream);
+TransportPlan make_transport_plan(const Law& p, const Law& q, int64_t vocab, int32_t draws, double weight, double* arrays);
+int32_t transport_race(const Law& p, const Law& q, int64_t vocab, const TransportResidual& residual, const Stream& stream);
+
+// A token of p itself, -1 if an entry is NaN or infinite or none is positive.
+int32_t target_race(const Law& p, int64_t vocab, const Stream& stream);
 
 // The passes over the vocabulary, one table of functions per instruction set.
 struct TransportTotals {
   int64_t draft, target;  // masses in units of 1 / kMassUnit
   bool valid;             // false once an entry was negative, NaN or infinite
 };
-using TransportHistogramFn = TransportTotals (*)(const float* p, const float* q, int64_t vocab, int64_t* mass);  // mass [kKnots]
+using TransportHistogramFn = TransportTotals (*)(const Law& p, const Law& q, int64_t vocab, int64_t* mass);  // mass [kKnots]
 using TransportPlanFn = void (*)(TransportPlan& plan, const int64_t* mass, const TransportTotals& totals, int32_t draws, double weight);
-using TransportRaceFn = int32_t (*)(const float* p, const float* q, int64_t vocab, const TransportResidual& residual, const Stream& stream);
+using TransportRaceFn = int32_t (*)(const Law& p, const Law& q, int64_t vocab, const TransportResidual& residual, const Stream& stream);
 
-#define FD_TRANSPORT(ns)                                                                                                          \
-  namespace ns {                                                                                                                  \
-  TransportTotals transport_histogram(const float* p, const float* q, int64_t vocab, int64_t* mass);                              \
-  void transport_knots(TransportPlan& plan, const int64_t* mass, const TransportTotals& totals, int32_t draws, double weight);    \
-  int32_t transport_race(const float* p, const float* q, int64_t vocab, const TransportResidual& residual, const Stream& stream); \
+#define FD_TRANSPORT(ns)                                                                                                       \
+  namespace ns {                                                                                                               \
+  TransportTotals transport_histogram(const Law& p, const Law& q, int64_t vocab, int64_t* mass);                               \
+  void transport_knots(TransportPlan& plan, const int64_t* mass, const TransportTotals& totals, int32_t draws, double weight); \
+  int32_t transport_race(const Law& p, const Law& q, int64_t vocab, const TransportResidual& residual, const Stream& stream);  \
   }
 FD_TRANSPORT(scalar)
 FD_TRANSPORT(avx2)

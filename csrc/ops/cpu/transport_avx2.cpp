@@ -5,17 +5,16 @@
 namespace fastdecode {
 namespace avx2 {
 
-// The tokens of whole vectors; returns how many. There is no vector conversion to 64-bit integers: masses are converted one by one.
-static int64_t split_blocks(const float* p, const float* q, int64_t vocab, Cells& cells, TransportTotals& totals) {
+// There is no vector conversion to 64-bit integers: masses are converted one by one.
+static void split_block(const float* p, const float* q, int64_t count, Cells& cells, TransportTotals& totals) {
   const __m256 highest = _mm256_set1_ps(kHighestRatio), lowest = _mm256_set1_ps(kLowestRatio), zero = _mm256_setzero_ps(), largest = _mm256_set1_ps(3.402823466e38f);
   const __m256i split = _mm256_set1_epi32((1 << kSplitBits) - 1), first = _mm256_set1_epi32(kFirstKnotBits - 1);
-  int64_t v = 0;
-  for (; v + 8 <= vocab; v += 8) {
+  for (int64_t v = 0; v < count; v += 8) {
     const __m256 w = _mm256_loadu_ps(p + v), mass = _mm256_loadu_ps(q + v);
     const __m256 fine = _mm256_and_ps(_mm256_and_ps(_mm256_cmp_ps(w, zero, _CMP_GE_OQ), _mm256_cmp_ps(mass, zero, _CMP_GE_OQ)), _mm256_and_ps(_mm256_cmp_ps(w, largest, _CMP_LE_OQ), _mm256_cmp_ps(mass, largest, _CMP_LE_OQ)));
     if (_mm256_movemask_ps(fine) != 0xFF) {
       totals.valid = false;
-      return vocab;
+      return;
     }
     __m256 x = _mm256_min_ps(_mm256_div_ps(w, mass), highest);  // 0 / 0 becomes the second operand
     const __m256 above = _mm256_cmp_ps(_mm256_fnmadd_ps(x, mass, w), zero, _CMP_LT_OQ);
@@ -33,7 +32,6 @@ static int64_t split_blocks(const float* p, const float* q, int64_t vocab, Cells
       totals.target += whole_mass(p[v + i]);
     }
   }
-  return v;
 }
 
 }  // namespace avx2

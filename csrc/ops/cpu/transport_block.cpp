@@ -6,7 +6,6 @@
 
 #include "fastdecode/keys.cuh"
 #include "fastdecode/transport_swaps.cuh"
-#include "ops/cpu/residual.h"
 #include "ops/cpu/transport.h"
 #include "ops/kernel.h"
 #include "runtime/parallel.h"
@@ -93,17 +92,17 @@ class Block {
 
   // A token from what the drafts leave; a child that was not drawn is verified like a root.
   bool emit(int32_t node, int32_t depth, bool planned, double cap, const Drawn& drawn) {
-    const float *p = a_.p + (row_ + node) * a_.vocab, *q = a_.q + (row_ + node) * a_.vocab;
+    const Law p = law_of(a_.p, row_ + node, a_.vocab), q = law_of(a_.q, row_ + node, a_.vocab);
     const Stream last = node_stream(key_, node, kResidual);
     int32_t token = planned ? transport_race(p, q, a_.vocab, transport_residual(cap), last) : -1;
-    if (token < 0) token = race_row({p, nullptr, 1, a_.vocab}, last);
+    if (token < 0) token = target_race(p, a_.vocab, last);
     const bool was_drawn = std::find(drawn.token, drawn.token + drawn.count, token) != drawn.token + drawn.count;
     const int32_t child = was_drawn ? -1 : child_with(node, token);
     return child >= 0 ? verify(child, depth + 1, 1) : finish(depth, token);
   }
 
   TransportPlan prepare(int32_t node, double weight, Drawn& drawn) {
-    const float *p = a_.p + (row_ + node) * a_.vocab, *q = a_.q + (row_ + node) * a_.vocab;
+    const Law p = law_of(a_.p, row_ + node, a_.vocab), q = law_of(a_.q, row_ + node, a_.vocab);
     const int32_t* offset = a_.draw_offsets + b_ * (a_.nodes + 1) + node;
     collect_draws(a_.draw_tokens + std::max(0, offset[0]), a_.draw_tokens + std::min<int64_t>(offset[1], a_.draws), a_.vocab, &drawn);
     const TransportPlan plan = make_transport_plan(p, q, a_.vocab, drawn.draws, weight, arrays_);
@@ -111,7 +110,7 @@ class Block {
     bool busy[kKnots] = {};
     for (int t = 0; t < drawn.count; ++t) {
       double* sums = sums_ + t * kKnots;
-      score_sums(plan, p[drawn.token[t]], q[drawn.token[t]], sums);
+      score_sums(plan, law_at(p, drawn.token[t]), law_at(q, drawn.token[t]), sums);
       for (int32_t k = 0; k < kKnots; ++k) busy[k] |= step_of(sums, k) > 0;
     }
     for (int32_t k = 0; k < kKnots; ++k) {

@@ -1,27 +1,26 @@
-// The vocabulary passes of transport.h, compiled once per instruction set; needs a simd_*.h, and transport_cells.h with split_blocks.
+// The vocabulary passes of transport.h, compiled once per instruction set; needs a simd_*.h, and transport_cells.h with split_block,
+// which adds a block of tokens (a multiple of kLawPad) to the cells and to the target's total.
 
 #include <cfloat>
 #include <cstring>
 
-#include "fastdecode/race.cuh"
 #include "fastdecode/transport_knots.cuh"
+#include "ops/cpu/law_block.h"
+#include "ops/cpu/race_body.h"
 #include "ops/cpu/transport_cells.h"
 
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
 
-TransportTotals transport_histogram(const float* p, const float* q, int64_t vocab, int64_t* mass) {
+TransportTotals transport_histogram(const Law& p, const Law& q, int64_t vocab, int64_t* mass) {
   alignas(64) Cell cells[kCopies][kKnots];
   memset(cells, 0, sizeof cells);
   TransportTotals totals{0, 0, true};
-  for (int64_t v = split_blocks(p, q, vocab, cells, totals); v < vocab; ++v) {
-    totals.valid &= p[v] >= 0 && p[v] <= FLT_MAX && q[v] >= 0 && q[v] <= FLT_MAX;
+  LawStage p_stage, q_stage;
+  for (int64_t begin = 0; begin < vocab; begin += kLawBlock) {
+    const int64_t count = vocab - begin < kLawBlock ? vocab - begin : kLawBlock;
+    split_block(law_block(p, begin, count, p_stage), law_block(q, begin, count, q_stage), (count + kLawPad - 1) / kLawPad * kLawPad, cells, totals);
     if (!totals.valid) return totals;
-    const TokenSplit split = split_ratio(token_ratio(p[v], q[v]));
-    Cell& cell = cells[v % kCopies][split.cell];
-    cell.whole += whole_mass(q[v]);
-    cell.upper += upper_mass(q[v], split.share);
-    totals.target += whole_mass(p[v]);
   }
   int64_t from_below = 0;
   for (int32_t knot = 0; knot < kKnots; ++knot) {
@@ -81,43 +80,30 @@ void transport_knots(TransportPlan& plan, const int64_t* mass, const TransportTo
   plan_from_masses(plan, uint32_t(draws), weight * double(totals.draft) / double(totals.target), ratios, OneThread());
 }
 
-// Upper bounds, as floats, of the residual weights of kLanes tokens; positive wherever the weight is.
-struct ResidualBounds {
-  F whole, share, low, flat, cap;
-  explicit ResidualBounds(const TransportResidual& r)
-      : whole(set1(0x1p-21f)), share(set1(0x1p-33f)), low(set1(float(r.low) * (1 - 0x1p-20f))), flat(set1(float(r.flat) * (1 + 0x1p-20f))), cap(set1(r.cap < FLT_MAX ? float(r.cap) * (1 - 0x1p-20f) : FLT_MAX)) {}
-  F operator()(const float* p, const float* q) const {
-    const F w = load(p), mass = load(q), zero = set1(0), more = mul(w, set1(1 + 0x1p-20f));
-    const F tiny = add(fma(mass, share, mul(w, whole)), set1(FLT_MIN));
-    const F bent = mul(flat, sub(more, mul(mass, low))), capped = sub(more, mul(mass, cap));
-    return select(gt(mass, zero), max(tiny, max(bent, capped)), w);
+// What the drafts leave of a block of tokens, as a row of race_body.h.
+struct Remainder {
+  const float *p, *q;
+  const TransportResidual& residual;
+  F low;
+
+  Remainder(const float* p, const float* q, const TransportResidual& r) : p(p), q(q), residual(r), low(set1(float(r.low) * (-1 + 0x1p-20f))) {}
+
+  double weight(int64_t v) const { return residual_weight(residual, p[v], q[v]); }
+  // A token keeps at least the smaller of its ratio, rounded to the grid, and the knot below the cap; and it leaves at most all of p.
+  F bounds(int64_t v) const {
+    const F w = load(p + v), mass = load(q + v);
+    const F above = fma(mass, low, fma(w, set1(1 + 0x1p-20f), set1(FLT_MIN))), rounding = fma(w, set1(0x1p-21f), fma(mass, set1(0x1p-33f), set1(FLT_MIN)));
+    const F most = max(above, rounding);
+    return select(gt(w, most), most, w);
   }
 };
 
-int32_t transport_race(const float* p, const float* q, int64_t vocab, const TransportResidual& residual, const Stream& stream) {
-  static const int64_t kBlock = 4 * kLanes;
-  const ResidualBounds bounds(residual);
+int32_t transport_race(const Law& p, const Law& q, int64_t vocab, const TransportResidual& residual, const Stream& stream) {
+  LawStage p_stage, q_stage;
   Race race = race_start();
-  uint32_t words[kBlock + 16];
-  for (int64_t v = 0; v < vocab; v += kBlock) {
-    const int64_t count = vocab - v < kBlock ? vocab - v : kBlock;
-    uint64_t tokens = count == 64 ? ~uint64_t(0) : (uint64_t(1) << count) - 1;
-    double largest = 0;
-    if (count == kBlock) {
-      F most = set1(0);
-      for (int64_t i = 0; i < kBlock; i += kLanes) most = max(bounds(p + v + i, q + v + i), most);
-      largest = reduce_max(most);
-    } else {
-      for (int64_t i = 0; i < count; ++i) largest = p[v + i] > largest ? p[v + i] : largest;
-    }
-    if (!(largest > 0)) continue;
-    const double most_word = race.time * largest * (0x1p32 * (1 + 1e-6)) + 1;  // race_may_win needs a word of at most this
-    const uint32_t limit = most_word < 0xFFFFFFFFp0 ? uint32_t(most_word) : 0xFFFFFFFF;
-    for (tokens &= plane0_at_most(stream, uint32_t(v >> 2), limit, words); tokens; tokens &= tokens - 1) {
-      const int i = __builtin_ctzll(tokens);
-      const double w = residual_weight(residual, p[v + i], q[v + i]);
-      if (w > 0) race_enter(race, stream, uint32_t(v + i), w, words[i]);
-    }
+  for (int64_t begin = 0; begin < vocab && race.valid; begin += kLawBlock) {
+    const int64_t count = vocab - begin < kLawBlock ? vocab - begin : kLawBlock;
+    enter_row(race, Remainder(law_block(p, begin, count, p_stage), law_block(q, begin, count, q_stage), residual), begin, count, stream);
   }
   return race_result(race);
 }

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from fastdecode.ops.reference.law import probabilities
 from fastdecode.ops.reference.race import Purpose, node_key, race
 from fastdecode.ops.reference.random import stream_uniform
 from fastdecode.ops.reference.verify_chain import NO_MASS
@@ -28,7 +29,7 @@ LANES = 32  # sums over knots run in so many stretches of equal length, which ar
 KNOTS = -(-(USED_KNOTS + 1) // LANES) * LANES  # the rest stay empty
 RATIOS = np.concatenate([[0.0], np.minimum(((np.arange(KNOTS - 1) + _FIRST) << SPLIT_BITS).astype(np.int32).view(np.float32).astype(np.float64), HIGHEST)])
 ONE = 2.0**60  # of fixed-point masses: sums of integers do not depend on their order
-TOTAL_TOLERANCE = 1e-3  # by which the mass of a law may differ from 1
+TOTAL_TOLERANCE = 2.0**-8  # by which the mass of a law may differ from 1: bfloat16 rounds each entry by up to 2^-9 of it
 ROUNDING = 4e-16  # deficits below this are none
 
 
@@ -148,10 +149,11 @@ def plan_knots(mass: np.ndarray, right: np.ndarray, ratios: np.ndarray, n: int, 
     return Plan(alpha, cap / scale, threshold, left, right, rate, base, running_sum(np.maximum(deficit, 0)), running_sum(np.maximum(-deficit, 0)))
 
 
-def transport_plan(p: torch.Tensor, q: torch.Tensor, draws: torch.Tensor, weight: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def transport_plan(p: torch.Tensor, q: torch.Tensor, draws: torch.Tensor, weight: torch.Tensor | None, p_lse: torch.Tensor | None = None, q_lse: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Plans of rows [R, V], packed: head [R, 3] and knots [R, 5, KNOTS]."""
     weights = [1.0] * len(p) if weight is None else weight.tolist()
-    plans = [plan(a, b, n, w) for a, b, n, w in zip(p.cpu().numpy(), q.cpu().numpy(), draws.tolist(), weights)]
+    laws = (probabilities(values, lse).cpu().numpy() for values, lse in ((p, p_lse), (q, q_lse)))
+    plans = [plan(a, b, n, w) for a, b, n, w in zip(*laws, draws.tolist(), weights)]
     head = np.array([[m.alpha, m.cap, m.threshold] for m in plans]).reshape(-1, 3)
     knots = np.array([[m.right, m.rate, m.base, m.need, m.give] for m in plans]).reshape(-1, 5, KNOTS)
     return torch.from_numpy(head).to(p.device), torch.from_numpy(knots).to(p.device)
@@ -211,8 +213,9 @@ def keep(p: torch.Tensor, q: torch.Tensor, draws: list[int], key: torch.Tensor, 
     return race(torch.from_numpy(left), last), False
 
 
-def verify_tree_transport(tokens, first_child, next_sibling, p, q, key, draw_offsets, draw_tokens):
+def verify_tree_transport(tokens, first_child, next_sibling, p, q, key, draw_offsets, draw_tokens, p_lse=None, q_lse=None):
     batch, nodes = tokens.shape
+    p, q = probabilities(p, p_lse), probabilities(q, q_lse)
     paths, following = [], []
     for b in range(batch):
         path = [0]

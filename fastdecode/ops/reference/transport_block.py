@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fastdecode.ops.reference import transport
+from fastdecode.ops.reference.law import probabilities
 from fastdecode.ops.reference.race import Purpose, coin, node_key, race
 from fastdecode.ops.reference.verify_tree_greedy import children, padded
 
@@ -112,8 +113,9 @@ class _Tree:
         return [*path, *deeper], token
 
 
-def verify_tree_transport_block(*arrays):
-    batch, nodes = arrays[0].shape
+def verify_tree_transport_block(tokens, first_child, next_sibling, p, q, key, draw_offsets, draw_tokens, p_lse=None, q_lse=None):
+    batch, nodes = tokens.shape
+    arrays = (tokens, first_child, next_sibling, probabilities(p, p_lse), probabilities(q, q_lse), key, draw_offsets, draw_tokens)
     kept = [_Tree(arrays, b).verify([0], 1.0) for b in range(batch)]
     lengths = [len(path) - 1 for path, _ in kept]
-    return padded([path for path, _ in kept], nodes, arrays[0].device), torch.tensor(lengths, dtype=torch.int32), torch.tensor([token for _, token in kept], dtype=torch.int32)
+    return padded([path for path, _ in kept], nodes, tokens.device), torch.tensor(lengths, dtype=torch.int32), torch.tensor([token for _, token in kept], dtype=torch.int32)
