@@ -22,6 +22,7 @@
 #include "ops/kernel.h"
 #include "runtime/bandwidth.h"
 #include "runtime/bind_runtime.h"
+#include "runtime/bind_tree_grower.h"
 #include "runtime/parallel.h"
 #include "structures/bind_drafts.h"
 
@@ -63,6 +64,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("read_seconds", [](Ptr data, int64_t words) { return read_seconds(at<uint64_t>(data), words); }, Unlocked());
   bind_drafts(m);
   bind_runtime(m);
+  bind_tree_grower(m);
 
   m.def("verify_tree_greedy", [](Ptr tokens, Ptr first_child, Ptr next_sibling, Ptr choice, int64_t batch, int64_t nodes, Ptr path, Ptr accept_len, Ptr next_token) {
     verify_tree_greedy({at<int32_t>(tokens), at<int32_t>(first_child), at<int32_t>(next_sibling), at<int32_t>(choice), batch, nodes, at<int32_t>(path), at<int32_t>(accept_len), at<int32_t>(next_token)});

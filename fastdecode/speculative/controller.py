@@ -22,7 +22,7 @@ PRIOR_LEVELS, PRIOR_RATE = 2.0, 0.7  # levels that were kept at that rate before
 PRIOR_TOKENS = 2.0  # tokens that were promised and kept before anything was seen
 PRIOR_ROUNDS = 2.0  # rounds that had kept them
 LEVEL_RATE = 0.1  # weight of a proposal in the running cost of a level
-TYPICAL_LEVELS, HELD = 4, 0.6  # of a draft whose levels are weighed one by one; share of a level's chances that its children keep
+TYPICAL_LEVELS, HELD = 4, 0.4  # of a draft whose levels are weighed one by one; share of a level's chances that its children keep
 
 
 @dataclass
@@ -76,8 +76,8 @@ class Controller:
 
     def __init__(self, step: StepCost, drafter: Drafter | None = None):
         self.step = step
-        measure = getattr(drafter, "level_seconds", None)
-        self.level_seconds: float = measure() if measure else 0.0
+        self._measure = getattr(drafter, "level_seconds", None)
+        self.level_seconds: float = self._measure() if self._measure else 0.0
         self.judged = getattr(drafter, "judges_levels", False)  # the drafter weighs every level itself
 
     def depth(self, acceptance: Acceptance, most: int) -> int:
@@ -120,7 +120,9 @@ class Controller:
 
     def record_proposal(self, depth: int, seconds: float) -> None:
         """A proposal of that many levels took that long."""
-        if depth and not self.judged:
+        if self.judged:
+            self.level_seconds = self._measure()
+        elif depth:
             self.level_seconds += (LEVEL_RATE if self.level_seconds else 1) * (seconds / depth - self.level_seconds)
 
 

@@ -237,7 +237,7 @@ class Decoding:
         if hidden is None:
             return [None] * len(kept)
         first = [0, *accumulate(tree.num_nodes.tolist())]
-        return [hidden[:, [first[b] + node for node in k.path[: len(tokens)]]] for b, (k, tokens) in enumerate(zip(kept, emitted))]
+        return [hidden.index_select(1, torch.tensor([first[b] + node for node in k.path[: len(tokens)]], device=hidden.device)) for b, (k, tokens) in enumerate(zip(kept, emitted))]
 
     def _observe(self, rows: Sequence[int], emitted: Sequence[list[int]], hidden: Sequence[torch.Tensor | None]) -> None:
         for row, tokens, states in zip(rows, emitted, hidden):

@@ -56,7 +56,6 @@ class EagleHead:
         self._check(tensors, target)
         self._norm = None if self.fuses else _final_norm(target)
         self.transformer = self._pack(tensors, _element(target))
-        self.columns = (len(self.vocabulary) + 15) // 16 * 16
 
     @classmethod
     def load(cls, path: str | Path, target: TargetModel) -> "EagleHead":
@@ -153,65 +152,14 @@ class EagleHead:
             return torch.from_numpy(self.native.transformer.head_rows(self.vocabulary))
         return self.model.get_output_embeddings().weight.detach().cpu()[torch.from_numpy(self.vocabulary).long()]
 
-    def features(self, hidden: torch.Tensor) -> torch.Tensor:
+    def features(self, hidden: torch.Tensor) -> np.ndarray:
         """What the head reads of the target: float32 [n, F] from hidden states [taps, n, width].
 
         Copied by numpy, on this thread: torch would share out even so little, and wait for a core that another process holds.
         """
         if self.fuses:
-            return torch.from_numpy(np.ascontiguousarray(hidden.numpy().transpose(1, 0, 2))).flatten(1)
-        return F.rms_norm(hidden[0], (self.width,), *self._norm)
-
-    def follow(self, cache: "_C.KvCache", rows: Sequence[int], lengths: Sequence[int], texts: Sequence[Sequence[int]], features: torch.Tensor, logits: bool = True) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Appends text to the head's cache: every token with the features of the position before it.
-
-        Args:
-            lengths: tokens of every row in the cache. features: [sum of the texts' lengths, F].
-
-        Returns:
-            Outputs [R, width] and logits [R, draft vocabulary] after the last token of every row, if wanted.
-        """
-        tokens, last = _C.TokenSet(), []
-        for row, length, text in zip(rows, lengths, texts):
-            tokens.add_chain(row, length, list(text))
-            last.append(len(tokens) - 1)
-        if not logits:
-            self._run(cache, tokens, [token for text in texts for token in text], features, None, logits=False)
-            return None
-        tokens.want(np.asarray(last, np.int32))
-        hidden, rows_of_logits = self._run(cache, tokens, [token for text in texts for token in text], features, None, wanted=len(last))
-        return hidden[last], rows_of_logits
-
-    def grow(self, cache: "_C.KvCache", rows: Sequence[int], lengths: Sequence[int], trees: Sequence[tuple[np.ndarray, np.ndarray]], counts: Sequence[int], hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """One more level of draft trees.
-
-        Args:
-            trees: int32 tokens and parents (-1: behind the text) of every row's nodes; all but the last `counts` are in the cache.
-            hidden: [M, width], outputs at the parents of the M new nodes of all rows.
-
-        Returns:
-            Outputs [M, width] and logits [M, draft vocabulary] of the new nodes.
-        """
-        nodes = _C.TokenSet()
-        for row, length, (tokens, parents), count in zip(rows, lengths, trees, counts):
-            nodes.add_trees([row], [length], tokens, parents, np.asarray([len(tokens)], np.int32), [len(tokens) - count])
-        new = np.concatenate([tokens[len(tokens) - count :] for (tokens, _), count in zip(trees, counts)])
-        return self._run(cache, nodes, new, None, hidden, wanted=len(new))
-
-    def _run(self, cache, tokens, ids, features, hidden, wanted: int = 0, logits: bool = True):
-        count = len(ids)
-        packed = torch.empty(wanted, self.columns) if logits else None
-        tapped = torch.empty(1, count, self.width)
-        if not self.fuses:  # every level fuses the embedding with what stands for the target's hidden state
-            words = torch.from_numpy(self.transformer.embed(np.asarray(ids, np.int32)))
-            features, hidden = torch.cat([words, features if hidden is None else hidden], -1), None
-        features = None if features is None else features.float().contiguous()
-        hidden = None if hidden is None else hidden.contiguous()
-        self.transformer.forward(
-            cache, tokens, logits=packed.data_ptr() if logits else 0, ld=self.columns, features=0 if features is None else features.data_ptr(),
-            hidden=0 if hidden is None else hidden.data_ptr(), taps=[1] if logits else [], tapped=tapped.data_ptr(),
-        )  # fmt: skip
-        return tapped[0], packed[:, : len(self.vocabulary)] if logits else None
+            return np.ascontiguousarray(hidden.float().numpy().transpose(1, 0, 2)).reshape(hidden.shape[1], -1)
+        return F.rms_norm(hidden[0].float(), (self.width,), *self._norm).numpy()
 
 
 def is_head(path: str | Path) -> bool:

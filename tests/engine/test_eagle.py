@@ -8,13 +8,14 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from fastdecode import SpeculativeGenerator
+from fastdecode import _C, SpeculativeGenerator
 from fastdecode.errors import UnsupportedModelError
 from fastdecode.speculative.drafters import CompositeDrafter, EagleDrafter, SuffixDrafter
 from fastdecode.speculative.eagle_head import EagleHead
 from fastdecode.speculative.tree import Draft, DraftTree
 from fastdecode.targets.hf import HFTarget
 from fastdecode.targets.native import NativeTarget
+from tests.heads import read_level, read_text
 from tests.models import random_prompt, small_model
 from tests.threads import one_thread  # noqa: F401
 
@@ -115,15 +116,16 @@ def test_a_chain_of_drafts_is_that_of_readable_torch(model, tmp_path, make, make
     text, drafts = random_prompt(9, seed=1), [int(head.vocabulary[3]), int(head.vocabulary[11])]
     features = torch.randn(8, HIDDEN * (1 if make is eagle1 else len(head.taps)))
     cache = head.transformer.new_cache(1, 16)
-    head.follow(cache, [0], [0], [text[1:6]], features[:5], logits=False)
-    hidden, logits = head.follow(cache, [0], [5], [text[6:]], features[5:])
+    _C.TreeGrower(head.transformer, head.vocabulary, 4).read(cache, 0, 0, text[1:6], features[:5].numpy())
+    hidden, logits = read_text(head, cache, 5, text[6:], features[5:].numpy())
     words = embedding[torch.tensor(text[1:] + drafts)]
     entered = fused(tensors, features, words[:8])
     out, want = plain_head(tensors, entered, words[:8], rows)
     torch.testing.assert_close(logits[0], want[-1], rtol=1e-4, atol=1e-4)
+    hidden = hidden[-1:]
     torch.testing.assert_close(hidden[0], out[-1], rtol=1e-4, atol=1e-4)
     for level in range(2):
-        hidden, logits = head.grow(cache, [0], [8], [nodes(drafts[: level + 1], range(-1, level))], [1], hidden)
+        hidden, logits = read_level(head, cache, 8, nodes(drafts[: level + 1], range(-1, level)), 1, hidden)
         own = out[-1:] if make is eagle3 else fused(tensors, out[-1:], words[8 + level : 9 + level])
         entered = torch.cat([entered, own])
         out, want = plain_head(tensors, entered, words[: 9 + level], rows)
@@ -137,9 +139,9 @@ def test_branches_see_their_own_path_alone(model, tmp_path):
 
     def grown(tree, paths):
         cache = head.transformer.new_cache(1, 16)
-        root, _ = head.follow(cache, [0], [0], [text[1:]], features)
-        first, _ = head.grow(cache, [0], [5], [nodes(tree[0][: paths[0]], tree[1][: paths[0]])], [paths[0]], root.repeat(paths[0], 1))
-        return head.grow(cache, [0], [5], [nodes(*tree)], [len(tree[0]) - paths[0]], first[[tree[1][i] for i in range(paths[0], len(tree[0]))]])[1]
+        root, _ = read_text(head, cache, 0, text[1:], features.numpy())
+        first, _ = read_level(head, cache, 5, nodes(tree[0][: paths[0]], tree[1][: paths[0]]), paths[0], root[-1:].repeat(paths[0], 1))
+        return read_level(head, cache, 5, nodes(*tree), len(tree[0]) - paths[0], first[[tree[1][i] for i in range(paths[0], len(tree[0]))]])[1]
 
     together = grown(([a, b, c, d, c], [-1, -1, 0, 1, 1]), [2])
     assert torch.equal(together[0], grown(([a, c], [-1, 0]), [1])[0])
@@ -193,11 +195,11 @@ def test_a_tree_holds_the_most_probable_paths(model, tmp_path):
     kept = []
     target.prefill(state, 0, prompt[:-1], kept.append)
     cache = head.transformer.new_cache(1, 16)
-    root, logits = head.follow(cache, [0], [0], [prompt[1:]], head.features(kept[0]))
+    root, logits = read_text(head, cache, 0, prompt[1:], head.features(kept[0]))
     law = logits[0].softmax(-1)
     chances = {(int(head.vocabulary[i]),): float(law[i]) for i in law.topk(6).indices.tolist()}
     for i in law.topk(6).indices.tolist():
-        _, below = head.grow(cache, [0], [5], [nodes([int(head.vocabulary[i])], [-1])], [1], root)
+        _, below = read_level(head, cache, 5, nodes([int(head.vocabulary[i])], [-1]), 1, root[-1:])
         chances |= {(int(head.vocabulary[i]), int(head.vocabulary[j])): float(law[i] * p) for j, p in enumerate(below[0].softmax(-1))}
     best = sorted(chances.items(), key=lambda item: -item[1])[: len(draft)]
     paths = []
@@ -253,3 +255,50 @@ def test_an_eagle1_head_needs_an_rms_norm_behind_the_layers(tmp_path):
     gpt = small_model("gpt2", n_embd=HIDDEN, vocab_size=259)
     with pytest.raises(UnsupportedModelError, match="GPT2LMHeadModel has no RMS norm behind its layers"):
         EagleHead.load(write(tmp_path / "head", eagle1()), HFTarget(gpt))
+
+
+def test_trees_of_several_rows_are_those_of_each_row_alone(model, tmp_path):
+    head = EagleHead.load(write(tmp_path / "head", eagle3()), NativeTarget(model))
+    grower = _C.TreeGrower(head.transformer, head.vocabulary, 5)
+    texts, levels = [random_prompt(n, seed=n) for n in (1, 3, 7)], (1, 4, 2)
+    features = [np.random.default_rng(n).standard_normal((n, grower.features), np.float32) for n in (1, 3, 7)]
+    growth = lambda r, row: _C.Growth(row=row, length=0, text=texts[r], width=5, min_score=0.0, levels=levels[r])
+
+    def drafts(growths, features, rows):
+        grower.grow(head.transformer.new_cache(rows, 16), growths, np.concatenate(features))
+        return [(g.length, *(a.tolist() for a in g.tree.best(40))) for g in growths]
+
+    together = drafts([growth(r, r) for r in range(3)], features, 3)
+    assert together == [drafts([growth(r, 0)], [features[r]], 1)[0] for r in range(3)]
+    assert [len(tokens) for _, tokens, _, _ in together] == [5, 40, 30] and [length for length, *_ in together] == [1, 3, 7]
+
+
+def test_a_level_that_others_cover_is_not_grown():
+    growth = lambda **limits: _C.Growth(row=0, length=0, text=[1], width=2, min_score=0.0, levels=3, **limits)
+    assert growth(least=0.9).worthwhile and not growth(least=1.0).worthwhile
+    assert growth(least=0.5, covered=[0.4]).worthwhile and not growth(least=0.5, covered=[0.6]).worthwhile
+    with pytest.raises(ValueError, match="text is empty"):
+        _C.Growth(row=0, length=0, text=[], width=2, min_score=0.0, levels=3)
+
+
+def test_features_of_another_shape_are_refused(model, tmp_path):
+    head = EagleHead.load(write(tmp_path / "head", eagle3()), NativeTarget(model))
+    grower, cache = _C.TreeGrower(head.transformer, head.vocabulary, 4), head.transformer.new_cache(1, 16)
+    with pytest.raises(ValueError, match=r"features have shape \[2, 192\], the text and the head ask for \[3, 192\]"):
+        grower.read(cache, 0, 0, [1, 2, 3], np.zeros((2, 192), np.float32))
+    with pytest.raises(ValueError, match=r"\[1, 64\], the text and the head ask for \[1, 192\]"):
+        grower.grow(cache, [_C.Growth(row=0, length=0, text=[1], width=4, min_score=0.0, levels=1)], np.zeros((1, 64), np.float32))
+    with pytest.raises(ValueError, match="vocabulary has 3 ids, the head 120 outputs"):
+        _C.TreeGrower(head.transformer, np.arange(3, dtype=np.int32), 4)
+
+
+def test_the_cost_of_a_level_follows_the_drafts(model, tmp_path):
+    drafter = EagleDrafter(write(tmp_path / "head", eagle3()), width=4, num_tokens=4)
+    generator = SpeculativeGenerator(model, drafter=drafter, target="native")
+    drafter._level_seconds = 1.0  # as if the machine had been slow: so dear that only a fixed draft goes on
+    generator.generate(random_prompt(9, seed=1), max_new_tokens=8, speculate=4)
+    assert 0 < drafter.level_seconds() < 1.0
+    drafter._level_seconds = 1e-9
+    generator.generate(random_prompt(9, seed=1), max_new_tokens=8, speculate=4)
+    assert 1e-9 < drafter.level_seconds() <= 1e-9 * 1.1**8, "one slow draft must not forbid all that follow"
+    assert generator._controller.level_seconds == drafter.level_seconds()

@@ -13,6 +13,7 @@ from fastdecode.speculative.eagle_head import EagleHead as CompiledHead
 from fastdecode.targets.native import NativeTarget
 from fastdecode.training.cross_entropy import cross_entropy
 from fastdecode.training.eagle import EagleHead, EagleRun, HeadShape, Recipe, Target, draft_vocabulary, feature_scale
+from tests.heads import read_level, read_text
 from tests.models import random_prompt, small_model
 from tests.threads import one_thread  # noqa: F401
 
@@ -145,9 +146,9 @@ def test_what_is_exported_drafts_as_it_did_in_training(model, tmp_path):
     with torch.inference_mode():
         want = run.model(hidden[:11].float().flatten(1)[None], torch.tensor(tokens + [0, 0])[None], torch.tensor([11]), 2)
     cache = head.transformer.new_cache(1, 16)
-    out, logits = head.follow(cache, [0], [0], [tokens[1:]], head.features(hidden[:11].float().permute(1, 0, 2)))
+    out, logits = read_text(head, cache, 0, tokens[1:], head.features(hidden[:11].float().permute(1, 0, 2)))
     torch.testing.assert_close(logits[0], want[0][0, -1] @ run.target.rows[run.vocabulary].T, rtol=1e-3, atol=1e-3)
-    _, logits = head.grow(cache, [0], [11], [(np.zeros(1, np.int32), np.full(1, -1, np.int32))], [1], out)
+    _, logits = read_level(head, cache, 11, (np.zeros(1, np.int32), np.full(1, -1, np.int32)), 1, out[-1:])
     torch.testing.assert_close(logits[0], want[1][0, -1] @ run.target.rows[run.vocabulary].T, rtol=1e-3, atol=1e-3)
 
 

@@ -35,7 +35,8 @@ class CompositeDrafter:
         return tuple(sorted({tap for d in self.drafters for tap in getattr(d, "taps", ())}))
 
     def level_seconds(self) -> float:
-        return max((d.level_seconds() for d in self.drafters if hasattr(d, "level_seconds")), default=0.0)
+        judges = [d for d in self.drafters if getattr(d, "judges_levels", False)]
+        return max((d.level_seconds() for d in judges or self.drafters if hasattr(d, "level_seconds")), default=0.0)
 
     def read(self, state, row: int, hidden) -> None:
         for d, s in self._readers(state):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Sequence
@@ -9,13 +8,15 @@ import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 
-from fastdecode import _C, ops
+from fastdecode import _C
 from fastdecode.errors import UnsupportedModelError
 from fastdecode.ops.tree_expand import MAX_CHILDREN
 from fastdecode.speculative.drafters.base import Budget
 from fastdecode.speculative.eagle_head import CHUNK, EagleHead
 from fastdecode.speculative.tree import Draft
 from fastdecode.targets.base import TargetModel
+
+LEVEL_RATE, LARGEST = 0.1, 2.0  # weight of a draft in the running cost of a level, and how much dearer one draft can call it
 
 
 @dataclass
@@ -25,12 +26,19 @@ class _Row:
     request: Any
     length: int = 0  # slots of the cache
     gap: int = 0
-    unread: list[torch.Tensor] = field(default_factory=list)  # features [n, F] of the positions behind the cached ones
+    unread: list[np.ndarray] = field(default_factory=list)  # features [n, F] of the positions behind the cached ones
 
     @property
     def position(self) -> int:
         """Of the first unread features."""
         return self.length + self.gap
+
+    def text(self, count: int) -> list[int]:
+        """The tokens that stand behind the next `count` positions."""
+        begin, prompt, tokens = self.position + 1, self.request.prompt, self.request.tokens
+        if begin >= len(prompt):
+            return tokens[begin - len(prompt) : begin - len(prompt) + count]
+        return (prompt[begin : begin + count] + tokens)[:count]
 
 
 @dataclass
@@ -63,6 +71,7 @@ class EagleDrafter:
         self.path, self.width, self.num_tokens = Path(head), width, num_tokens
         self.target: TargetModel | None = None
         self.head: EagleHead | None = None
+        self._level_seconds: float | None = None  # of the levels of late, between passes of the target
 
     def pair(self, target: TargetModel) -> None:
         """Loads the head for this target.
@@ -79,21 +88,23 @@ class EagleDrafter:
         if not path.exists() and len(path.parts) == 2:  # a hub name
             path = Path(snapshot_download(path.as_posix(), allow_patterns=["config.json", "model.safetensors"]))
         self.head = EagleHead.load(path, target)
+        self.grower = _C.TreeGrower(self.head.transformer, self.head.vocabulary, self.width)
 
     @property
     def taps(self) -> tuple[int, ...]:
         return self.head.taps
 
-    def level_seconds(self, repeats: int = 5) -> float:
-        """Seconds of one level of a tree of full width, the fastest of some."""
-        cache, hidden = self.head.transformer.new_cache(1, 64), torch.zeros(self.width, self.head.width)
-        trees, fastest = [(np.zeros(self.width, np.int32), np.full(self.width, -1, np.int32))], float("inf")
-        for _ in range(repeats):
-            start = time.perf_counter()
-            _, logits = self.head.grow(cache, [0], [0], trees, [self.width], hidden)
-            ops.tree_expand(logits, torch.ones(self.width), min(self.width, logits.shape[1]))
-            fastest = min(fastest, time.perf_counter() - start)
-        return fastest
+    def level_seconds(self) -> float:
+        """Seconds that one more level costs: as drafts have lately taken, or by a trial before there were any."""
+        if self._level_seconds is None:
+            self._level_seconds = self._try_levels()
+        return self._level_seconds
+
+    def _try_levels(self, levels: int = 3, repeats: int = 5) -> float:
+        """Seconds of one level of a tree of full width, the fastest of some trees."""
+        cache, features = self.head.transformer.new_cache(1, 64), np.zeros((1, self.grower.features), np.float32)
+        trial = lambda: self.grower.grow(cache, [_C.Growth(row=0, length=0, text=[0], width=self.width, min_score=0.0, levels=levels)], features)
+        return min(trial() for _ in range(repeats))
 
     def begin(self, requests: Sequence) -> _State:
         return _State([_Row(request) for request in requests], self.head.transformer.new_cache(len(requests), 64))
@@ -103,11 +114,11 @@ class EagleDrafter:
         known = state.rows[row]
         known.unread.append(self.head.features(hidden))
         if sum(map(len, known.unread)) > CHUNK:  # of a long prompt; the last one waits for the token behind it
-            features = torch.cat(known.unread)
-            text = self._text(known)[known.position + 1 : known.position + len(features)]
-            self.head.follow(state.cache, [row], [known.length], [text], features[: len(text)], logits=False)
+            features = np.concatenate(known.unread)
+            text = known.text(len(features) - 1)
+            self.grower.read(state.cache, row, known.length, text, features[:-1])
             known.length += len(text)
-            known.unread = [features[len(text) :]]
+            known.unread = [features[-1:]]
 
     def resume(self, state: _State, row: int, before: _State | None, shared: int) -> None:
         """Takes over what an earlier one-row call knew of the first `shared` tokens; hidden states will go on behind them."""
@@ -118,59 +129,23 @@ class EagleDrafter:
         known.gap = shared - known.length
 
     def propose(self, state: _State, rows: Sequence[int], budgets: Sequence[Budget]) -> list[Draft]:
-        budget = dict(zip(rows, budgets))
-        trees = {r: _C.DynamicTree(self.width, b.min_score) for r, b in budget.items() if b.nodes > 0 and state.rows[r].unread}
-        trees = {r: tree for r, tree in trees.items() if self._worthwhile(tree, budget[r])}
-        if trees:
-            self._grow(state, trees, budget)
-        return [Draft(*trees[r].best(budget[r].nodes)) if r in trees else Draft.empty() for r in rows]
+        growths = {r: self._growth(r, state.rows[r], b) for r, b in zip(rows, budgets) if b.nodes > 0 and state.rows[r].unread}
+        growths = {r: growth for r, growth in growths.items() if growth.worthwhile}
+        if growths:
+            seconds = self.grower.grow(state.cache, list(growths.values()), np.concatenate([f for r in growths for f in state.rows[r].unread]))
+            if seconds:
+                before = self.level_seconds()
+                self._level_seconds = before + LEVEL_RATE * (min(seconds, LARGEST * before) - before)
+        for r, growth in growths.items():
+            state.rows[r].length, state.rows[r].unread = growth.length, []
+        return [Draft(*growths[r].tree.best(b.nodes)) if r in growths else Draft.empty() for r, b in zip(rows, budgets)]
 
-    def _worthwhile(self, tree: "_C.DynamicTree", budget: Budget) -> bool:
-        """Whether another level is allowed and promises enough, beside what other drafts have found there."""
-        level = tree.levels
-        covered = budget.covered[level] if level < len(budget.covered) else 0.0
-        return level < min(budget.depth, self.num_tokens) and tree.promised * (1 - covered) > budget.least
-
-    def _grow(self, state: _State, trees: dict[int, "_C.DynamicTree"], budget: dict[int, Budget]) -> None:
-        rows, counts = list(trees), [1] * len(trees)
-        hidden, logits = self._read_text(state, rows)
-        scores = torch.ones(len(rows))
-        while True:
-            above = self._add_level([trees[r] for r in rows], counts, hidden, logits, scores)
-            above = {r: part for r, part in zip(rows, above) if self._worthwhile(trees[r], budget[r])}
-            if not above:
-                return
-            rows = list(above)
-            parents = torch.from_numpy(np.concatenate([above[r].numpy()[trees[r].open()] for r in rows]))  # [M, width]
-            scores = [trees[r].open_scores for r in rows]
-            counts = [len(s) for s in scores]
-            hidden, logits = self.head.grow(state.cache, rows, [state.rows[r].length for r in rows], [(trees[r].tokens, trees[r].parents) for r in rows], counts, parents)
-            scores = torch.from_numpy(np.concatenate(scores))
-
-    def _add_level(self, trees: Sequence["_C.DynamicTree"], counts: Sequence[int], hidden: torch.Tensor, logits: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Candidates below the last counts[b] nodes of every tree (at first: behind the text); returns the outputs [counts[b], width] at these."""
-        ids, children = ops.tree_expand(logits, scores, min(self.width, logits.shape[1]))
-        for tree, tree_ids, tree_children in zip(trees, ids.split(counts), children.split(counts)):
-            tree.add(tree_ids.numpy(), tree_children.numpy(), self.head.vocabulary)
-        return hidden.split(counts)
-
-    def _read_text(self, state: _State, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Brings the head up to the pending tokens."""
-        known = [state.rows[r] for r in rows]
-        features = [torch.cat(k.unread) for k in known]
-        texts = [self._text(k)[k.position + 1 : k.position + 1 + len(f)] for k, f in zip(known, features)]
-        result = self.head.follow(state.cache, rows, [k.length for k in known], texts, torch.cat(features))
-        for k, text in zip(known, texts):
-            k.length += len(text)
-            k.unread = []
-        return result
+    def _growth(self, row: int, known: _Row, budget: Budget) -> "_C.Growth":
+        text = known.text(sum(map(len, known.unread)))
+        return _C.Growth(row=row, length=known.length, text=text, width=self.width, min_score=budget.min_score, levels=min(budget.depth, self.num_tokens), least=budget.least, covered=budget.covered)
 
     def observe(self, state: _State, row: int, tokens: Sequence[int]) -> None:
         """Nothing: the request holds its own tokens, `read` brings what the target made of them."""
 
     def end(self, state: _State, row: int) -> None:
         state.rows[row].unread = []
-
-    @staticmethod
-    def _text(known: _Row) -> list[int]:
-        return known.request.prompt + known.request.tokens
