@@ -115,12 +115,13 @@ def bench_step(
 
 def _bench_table(report: dict[str, Any]) -> Table:
     categories = sorted(next(v["per_category"] for v in report["methods"].values() if "missing" not in v))
-    table = Table("method", "tokens/s", "vs hf", *categories, "tokens per round", "same as plain")
+    base = "hf" if "hf" in report["methods"] else "plain"
+    table = Table("method", "tokens/s", f"vs {base}", *categories, "tokens per round", "same as plain")
     for name, values in report["methods"].items():
         if "missing" in values:
             table.add_row(name, values["missing"])
             continue
-        ratios = values.get("speedup_vs_hf", {})
+        ratios = values.get(f"speedup_vs_{base}", {})
         cells = [f"{ratios[c]['ratio']:.2f} [{ratios[c]['low']:.2f}]" if c in ratios else "-" for c in categories]
         length = values["mean_acceptance_length"]
         table.add_row(name, f"{values['tokens_per_second']:.1f}", f"{ratios['overall']['ratio']:.2f}" if ratios else "-", *cells, f"{length:.2f}" if length else "-", str(values["identical_to_plain"]))

@@ -78,6 +78,7 @@ def test_bench_writes_its_report(tmp_path):
     data = json.loads(report.read_text())
     methods = data["methods"]
     assert data["schema"] == 1 and set(methods) == {"hf", "hf-prompt-lookup", "openvino-genai", "plain", "plain-int8", "suffix", "auto-int8"}
+    assert methods["suffix"]["speedup_vs_plain"]["overall"]["ratio"] > 0
     assert methods["suffix"]["identical_to_plain"] == methods["auto-int8"]["identical_to_plain"] == 1
     assert methods["openvino-genai"] == {"missing": "openvino-genai is not installed"} or methods["openvino-genai"]["tokens_per_second"] > 0
     assert (tmp_path / "speeds.png").read_bytes().startswith(b"\x89PNG")

@@ -70,5 +70,5 @@ if __name__ == "__main__":
             sys.exit(run_threads(Path(name)))
         build_package(Path(name), MEMORY)
         if kind == "--runtime":
-            sys.exit(run(Path(name), RUNTIME, tests or ["tests/engine/test_native.py", "tests/engine/test_generate.py"]))
+            sys.exit(run(Path(name), RUNTIME, tests or ["tests/engine/test_native.py", "tests/engine/test_generate.py", "tests/engine/test_eagle.py"]))
         sys.exit(run(Path(name), OPERATIONS, tests or ["tests/ops", "tests/cuda_sim"]))
