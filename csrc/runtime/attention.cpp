@@ -6,7 +6,7 @@
 namespace fastdecode {
 namespace {
 
-constexpr int64_t kTaskRows = 48;  // query rows that share a pass over the keys,
+constexpr int64_t kTaskRows = 96;  // query rows that share a pass over the keys,
 constexpr int64_t kFewTokens = 2;  // tokens that do even where there are members to spare
 constexpr int64_t kMostKeyStep = 32;
 constexpr int kTurns = 4;          // weights asked for beside a row, in fours of lines
@@ -107,10 +107,14 @@ void attend(const AttentionArgs& a, const AttentionTask& task, float* scratch) {
   }
   std::fill(sums, sums + rows * dim, 0.0f);
 
+  // The values are asked for while the scores become weights, which needs no memory.
+  const char* const first_value = values + (start + low) * dim * element;
+  const int64_t value_lines = std::max<int64_t>(0, dense - low) * dim * element / 64;
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t m = task.begin + r / group;
     const Range range = range_in_split(set, m, a.shape.window, start);
     a.stream.ask_ahead(kTurns);
+    for (int64_t line = value_lines * r / rows; line < value_lines * (r + 1) / rows; ++line) __builtin_prefetch(first_value + 64 * line, 0, 2);
     float* s = scores + r * ld;
     if (range.empty()) {
       std::fill(s + low, s + high, 0.0f);

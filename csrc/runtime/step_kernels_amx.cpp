@@ -47,7 +47,7 @@ struct TileBlock {
   int64_t row, rows, panel, panels, done;
 };
 
-// Sums of a block of float rows.
+// Sums of a block of float rows. Where nothing is to be done with them they go to their place at once.
 struct FloatSums {
   TileBlock block;
   alignas(64) float sums[2 * kTile][kStrip];
@@ -83,10 +83,14 @@ void tile_sums(const PanelGemm& g, FloatSums& out, FloatSums& before, int turns)
     FD_TILE_DOT_BF16(2, 5, 6);
     if (P > 1) FD_TILE_DOT_BF16(3, 5, 7);
   }
-  FD_TILE_STORE(0, out.sums[0], sizeof out.sums[0]);
-  if (P > 1) FD_TILE_STORE(1, out.sums[0] + kTile, sizeof out.sums[0]);
-  if (Both) FD_TILE_STORE(2, out.sums[kTile], sizeof out.sums[0]);
-  if (Both && P > 1) FD_TILE_STORE(3, out.sums[kTile] + kTile, sizeof out.sums[0]);
+  const bool finished = g.epilogue == Epilogue::store && !g.bias;
+  float* to = finished ? g.out + out.block.row * g.ldo + out.block.panel * kPanel : out.sums[0];
+  const int64_t ld = finished ? g.ldo : kStrip;
+  FD_TILE_STORE(0, to, ld * 4);
+  if (P > 1) FD_TILE_STORE(1, to + kTile, ld * 4);
+  if (Both) FD_TILE_STORE(2, to + kTile * ld, ld * 4);
+  if (Both && P > 1) FD_TILE_STORE(3, to + kTile * ld + kTile, ld * 4);
+  if (finished) out.block.done = out.block.rows;
 }
 
 struct FloatTiles {
@@ -155,8 +159,10 @@ struct ByteTiles {
   static void run(const PanelGemm& g, ByteSums& out, ByteSums& before, int turns) { out.block.panels > 1 ? byte_tile_sums<2>(g, out, before, turns) : byte_tile_sums<1>(g, out, before, turns); }
 };
 
+static const int64_t kPanelsAhead = 8;
+
 // Blocks of nearly equal size. Weights that come from memory meet all rows before the next two panels are read: a step over two
-// panels reads 2 KB. What is in the cache, like keys, meets one block of rows after the other, as a change of their number costs time.
+// panels reads 2 KB. So do keys, unless the blocks differ: a change of their number of rows costs time.
 template <class Tiles>
 class TileProduct {
  public:
@@ -167,19 +173,36 @@ class TileProduct {
   }
 
   void run() {
-    if (g_.stream) {
-      for (int64_t panel = g_.panel_begin; panel < g_.panel_end; panel += 2) {
-        const int turns = g_.stream->near_ahead() ? 0 : int((8 + blocks_ - 1) / blocks_);
-        for (int64_t b = 0; b < blocks_; ++b) step(b, panel, turns);
-        g_.stream->use(2 * Tiles::panel_bytes(g_.depth));
-      }
-    } else {
+    if (g_.stream)
+      run_from_memory();
+    else if (g_.rows % blocks_ == 0)
+      run_from_cache();
+    else
       for (int64_t b = 0; b < blocks_; ++b)
         for (int64_t panel = g_.panel_begin; panel < g_.panel_end; panel += 2) step(b, panel, 0);
-    }
   }
 
  private:
+  void run_from_memory() {
+    for (int64_t panel = g_.panel_begin; panel < g_.panel_end; panel += 2) {
+      const int turns = g_.stream->near_ahead() ? 0 : int((8 + blocks_ - 1) / blocks_);
+      for (int64_t b = 0; b < blocks_; ++b) step(b, panel, turns);
+      g_.stream->use(2 * Tiles::panel_bytes(g_.depth));
+    }
+  }
+
+  // Blocks of one size. The panels that follow are asked for at an even pace, for whatever product they belong to.
+  void run_from_cache() {
+    const int64_t lines = 2 * Tiles::panel_bytes(g_.depth) / 64;
+    for (int64_t panel = g_.panel_begin; panel < g_.panel_end; panel += 2) {
+      const char* ahead = static_cast<const char*>(g_.w) + (panel + kPanelsAhead) * Tiles::panel_bytes(g_.depth);
+      for (int64_t b = 0; b < blocks_; ++b) {
+        for (int64_t line = lines * b / blocks_; line < lines * (b + 1) / blocks_; ++line) __builtin_prefetch(ahead + 64 * line, 0, 2);
+        step(b, panel, 0);
+      }
+    }
+  }
+
   __attribute__((always_inline)) void step(int64_t b, int64_t panel, int turns) {
     const int64_t row = g_.rows * b / blocks_, rows = g_.rows * (b + 1) / blocks_ - row;
     if (rows != configured_) Tiles::configure(configured_ = rows);

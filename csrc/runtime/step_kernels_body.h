@@ -101,10 +101,15 @@ static void convert(const float* x, int64_t n, float scale, void* out) {
 static float softmax(float* s, int64_t begin, int64_t low, int64_t high, int64_t end, float* sum) {
   for (int64_t j = begin; j < low; ++j) s[j] = -INFINITY;
   for (int64_t j = high; j < end; ++j) s[j] = -INFINITY;
-  F most = set1(-INFINITY), total = set1(0);
-  for (int64_t j = begin; j < end; j += kLanes) most = max(load(s + j), most);
-  const float max = reduce_max(most);
-  for (int64_t j = begin; j < end; j += kLanes) {
+  F most = set1(-INFINITY), other = most, total = set1(0);
+  int64_t j = begin;
+  for (; j + 2 * kLanes <= end; j += 2 * kLanes) {
+    most = max(load(s + j), most);
+    other = max(load(s + j + kLanes), other);
+  }
+  if (j < end) most = max(load(s + j), most);
+  const float max = reduce_max(FD_SIMD_NAMESPACE::max(other, most));
+  for (j = begin; j < end; j += kLanes) {
     const F p = exp(sub(load(s + j), set1(max)));
     store(s + j, p);
     total = add(total, p);
