@@ -85,7 +85,7 @@ struct StepKernels {
   float (*softmax)(float* s, int64_t begin, int64_t low, int64_t high, int64_t end, float* sum);  // see the body
   void (*weigh)(const WeightedValues&);
   int64_t key_step;  // keys, from a multiple of it on, whose weighted values are added up before they are added to the rest
-  void (*merge)(const float* parts, int64_t stride, int64_t count, int64_t dim, void* out);       // see the body
+  void (*merge)(float* parts, int64_t stride, int64_t count, int64_t dim, void* out);       // see the body
 };
 
 // The best table for the machine and the level in use.

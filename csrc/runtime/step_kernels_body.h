@@ -14,7 +14,7 @@ static inline float first_lane(F a) {
   return lane[0];
 }
 
-static inline float exp1(float a) { return first_lane(exp(set1(a))); }
+static inline float power_of_two(float a) { return first_lane(exp2(set1(a))); }
 
 static float inverse_rms(const float* x, int64_t n, float epsilon) {
   F sum = set1(0);
@@ -97,7 +97,7 @@ static void convert(const float* x, int64_t n, float scale, void* out) {
   for (int64_t i = 0; i < n; i += kLanes) store_elements(static_cast<T*>(out) + i, mul(load(x + i), set1(scale)));
 }
 
-// s[low, high) <- exp(s - max); the rest of [begin, end) <- 0 (begin and end are multiples of 16). Returns max; *sum: of the results.
+// s[low, high) <- 2^(s - max); the rest of [begin, end) <- 0 (begin and end are multiples of 16). Returns max; *sum: of the results.
 static float softmax(float* s, int64_t begin, int64_t low, int64_t high, int64_t end, float* sum) {
   for (int64_t j = begin; j < low; ++j) s[j] = -INFINITY;
   for (int64_t j = high; j < end; ++j) s[j] = -INFINITY;
@@ -110,7 +110,7 @@ static float softmax(float* s, int64_t begin, int64_t low, int64_t high, int64_t
   if (j < end) most = max(load(s + j), most);
   const float max = reduce_max(FD_SIMD_NAMESPACE::max(other, most));
   for (j = begin; j < end; j += kLanes) {
-    const F p = exp(sub(load(s + j), set1(max)));
+    const F p = exp2(sub(load(s + j), set1(max)));
     store(s + j, p);
     total = add(total, p);
   }
@@ -160,10 +160,10 @@ static void weigh(const WeightedValues& w) {
 }
 
 // A part is [dim] weighted values, the sum of their weights and the maximum they are relative to. out <- all parts together,
-// divided by the sum, as elements.
+// divided by the sum, as elements. The maxima become the parts' own weights.
 template <class T>
-static void merge(const float* parts, int64_t stride, int64_t count, int64_t dim, void* out) {
-  if (count == 1) {  // its weight is exp(0) = 1
+static void merge(float* parts, int64_t stride, int64_t count, int64_t dim, void* out) {
+  if (count == 1) {  // its weight is 2^0 = 1
     const F scale = set1(1 / parts[dim]);
     for (int64_t i = 0; i < dim; i += kLanes) store_elements(static_cast<T*>(out) + i, mul(load(parts + i), scale));
     return;
@@ -173,11 +173,15 @@ static void merge(const float* parts, int64_t stride, int64_t count, int64_t dim
     const float max = parts[s * stride + dim + 1];
     most = max > most || max != max ? max : most;
   }
-  for (int64_t s = 0; s < count; ++s) total += parts[s * stride + dim] * exp1(parts[s * stride + dim + 1] - most);
+  for (int64_t s = 0; s < count; ++s) {
+    float* part = parts + s * stride;
+    part[dim + 1] = power_of_two(part[dim + 1] - most);
+    total += part[dim] * part[dim + 1];
+  }
   const F scale = set1(1 / total);
   for (int64_t i = 0; i < dim; i += kLanes) {
     F sum = set1(0);
-    for (int64_t s = 0; s < count; ++s) sum = fma(load(parts + s * stride + i), exp(set1(parts[s * stride + dim + 1] - most)), sum);
+    for (int64_t s = 0; s < count; ++s) sum = fma(load(parts + s * stride + i), set1(parts[s * stride + dim + 1]), sum);
     store_elements(static_cast<T*>(out) + i, mul(sum, scale));
   }
 }

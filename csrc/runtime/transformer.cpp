@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "fastdecode/exp.cuh"
 #include "ops/cpu/convert.h"
 #include "runtime/attention.h"
 #include "runtime/parallel.h"
@@ -228,7 +229,7 @@ class Step {
     kernels_.rotate(head, rotary(layer.rotary, m), rotary(layer.rotary, m) + half, half);
   }
 
-  // The queries that share key/value head h, rotated and scaled; key and value into their slot.
+  // The queries that share key/value head h, rotated and scaled, so that weights are powers of two; key and value into their slot.
   void rotate_and_store(Member& self, const Layer& layer, int64_t index, int64_t m, int64_t h) {
     const int64_t group = c_.heads / c_.kv_heads;
     float *q = qkv(m) + h * group * c_.dim, *k = qkv(m) + (c_.heads + h) * c_.dim, *v = k + c_.kv_heads * c_.dim;
@@ -236,7 +237,7 @@ class Step {
     for (int64_t g = 0; g < group; ++g) {
       turn_head(layer, layer.query_norm, m, q + g * c_.dim);
       self.stream.ask_ahead(2);  // few lines at a time: a core forgets what it is asked for while it waits for others
-      cache_kernels_.convert(q + g * c_.dim, c_.dim, c_.attention_scale, queries + g * depth_ * cache_bytes_);
+      cache_kernels_.convert(q + g * c_.dim, c_.dim, c_.attention_scale * kLog2E, queries + g * depth_ * cache_bytes_);
     }
     turn_head(layer, layer.key_norm, m, k);
     alignas(64) char key[kMaxDim * 4], value[kMaxDim * 4];

@@ -15,6 +15,10 @@ static constexpr float kExpUnderflow = -87.33f;
 // exp(r) = 1 + r + r^2 (1/2 + C3 r + ... + C6 r^4), weighted minimax fit on |r| <= ln(2) / 2, error below 4e-9.
 static constexpr float kExpC3 = 0.166665181517601f, kExpC4 = 0.04166620597243309f, kExpC5 = 0.008368889801204205f, kExpC6 = 0.001395049155689776f;
 
+// 2^r = 1 + C1 r + ... + C5 r^5, minimax fit on |r| <= 1/2, relative error below 1e-7.
+static constexpr float kExp2C1 = 0.693147004f, kExp2C2 = 0.240222424f, kExp2C3 = 0.0555073358f, kExp2C4 = 0.00967151299f, kExp2C5 = 0.00132647261f;
+static constexpr float kLog2E = 1.44269504f;
+
 // Of a <= 0, or NaN.
 FD_HD static inline float exp_of(float a) {
   if (!(a >= kExpUnderflow)) return a != a ? a : 0;

@@ -62,6 +62,18 @@ static inline F exp(F a) {
   return _mm256_and_ps(_mm256_cmp_ps(a, set1(kExpUnderflow), _CMP_NLT_UQ), mul(add(p, set1(1.0f)), power));
 }
 
+// 2^a for a <= 0: within 3 ulp, exactly 1 at 0, NaN at NaN, 0 where it is smaller than the smallest normal float.
+static inline F exp2(F a) {
+  const F n = _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), r = sub(a, n);
+  F p = fma(set1(kExp2C5), r, set1(kExp2C4));
+  p = fma(p, r, set1(kExp2C3));
+  p = fma(p, r, set1(kExp2C2));
+  p = fma(p, r, set1(kExp2C1));
+  p = fma(p, r, set1(1.0f));
+  const F power = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+  return _mm256_and_ps(_mm256_cmp_ps(a, set1(-126.0f), _CMP_NLT_UQ), mul(p, power));
+}
+
 static inline void multiply_wide(__m256i x, __m256i factor, __m256i* high, __m256i* low) {
   const __m256i even = _mm256_mul_epu32(x, factor), odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), factor);
   *high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);

@@ -54,6 +54,17 @@ static inline F exp(F a) {
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(a, set1(kExpUnderflow), _CMP_NLT_UQ), add(p, set1(1.0f)), n);
 }
 
+// 2^a for a <= 0: within 3 ulp, exactly 1 at 0, 0 at -inf, NaN at NaN.
+static inline F exp2(F a) {
+  const F r = _mm512_reduce_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);  // a without its nearest integer
+  F p = fma(set1(kExp2C5), r, set1(kExp2C4));
+  p = fma(p, r, set1(kExp2C3));
+  p = fma(p, r, set1(kExp2C2));
+  p = fma(p, r, set1(kExp2C1));
+  p = fma(p, r, set1(1.0f));
+  return _mm512_scalef_ps(p, sub(a, r));
+}
+
 // One Philox multiplication: 32 x 32 -> high and low words of all lanes.
 static inline void multiply_wide(__m512i x, __m512i factor, __m512i* high, __m512i* low) {
   const __m512i even = _mm512_mul_epu32(x, factor), odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), factor);

@@ -35,6 +35,7 @@ static inline F select(uint32_t bits, F a, F b) { return bits ? a : b; }  // a w
 static inline float reduce_max(F a) { return a; }
 static inline double reduce_add(F a) { return a; }
 static inline F exp(F a) { return a < kExpUnderflow ? 0.0f : ::expf(a); }
+static inline F exp2(F a) { return a < -126 ? 0.0f : ::exp2f(a); }
 
 // Plane 0 of a stream for the 4 * kLanes indices from 4 * counter on; a bit for each word that is at most `limit`.
 static inline uint64_t plane0_at_most(const Stream& s, uint32_t counter, uint32_t limit, uint32_t* words) {
