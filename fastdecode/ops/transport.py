@@ -67,7 +67,7 @@ def transport_alpha(p: torch.Tensor, q: torch.Tensor, n: int, rule: str = "iid")
         if not isinstance(law, torch.Tensor):
             raise TypeError(f"{name} is {type(law).__name__}, expected a torch.Tensor")
     if p.shape != q.shape or p.dim() not in (1, 2) or p.shape[-1] == 0:
-        raise ValueError(f"p and q have shapes {list(p.shape)} and {list(q.shape)}, expected the same [V] or [R, V]")
+        raise ValueError(f"p and q have shapes {list(p.shape)} and {list(q.shape)}; pass two laws [V], or two matrices of them [R, V], over the same vocabulary")
     if not isinstance(n, int) or isinstance(n, bool) or n < 0:
         raise ValueError(f"n={n!r} must be an integer of at least 0")
     if not isinstance(rule, str):
@@ -85,7 +85,7 @@ def _laws(rows: torch.Tensor, name: str) -> np.ndarray:
     values = rows.detach().double().cpu().reshape(-1, rows.shape[-1]).numpy()
     sums = values.sum(1, keepdims=True)
     if not (np.isfinite(values).all() and (values >= 0).all() and (np.abs(sums - 1) < 1e-3).all()):
-        raise ValueError(f"{name} has rows that are not laws (negative, not finite, or a sum that is not 1 within 1e-3)")
+        raise ValueError(f"{name} has rows that are not laws (negative, not finite, or a sum that is not 1 within 1e-3); of logits pass {name}.softmax(-1)")
     return values / sums
 
 
@@ -169,8 +169,9 @@ def verify_tree_transport(
         probs_lse, draft_lse: float32 [B, N], as in `transport_plan`.
 
     Returns:
-        TreePath. `next_token` is -1 where what is left of p holds NaN or infinity or has no mass. Where `draft` is not a
-        law (within 2^-8), or `probs` is not, draws are ignored and the token comes from p.
+        TreePath. `next_token` is -1 where what is left of p holds NaN or infinity or has no mass. A row of `probs` with another sum than 1 means
+        the law in proportion to it. Where the row of `draft` is not a law (negative, NaN, a sum further than 2^-8 from 1), or the
+        sum of `probs` does not lie between 1/4 and 4, draws are ignored and the token comes from p.
 
     Raises:
         TypeError, ValueError: wrong dtype, shape, device or layout.
