@@ -31,6 +31,11 @@ class TransportPlan(NamedTuple):
     head: torch.Tensor
     knots: torch.Tensor
 
+    @classmethod
+    def empty(cls, rows: int, device: torch.device) -> "TransportPlan":
+        """Uninitialised plans of `rows` nodes, for `transport_plan(out=)`."""
+        return cls(torch.empty(rows, 3, dtype=torch.float64, device=device), torch.empty(rows, 5, KNOTS, dtype=torch.float64, device=device))
+
     @property
     def alpha(self) -> torch.Tensor:
         return self.head[:, 0]
@@ -96,6 +101,7 @@ def transport_plan(
     weight: torch.Tensor | None = None,
     p_lse: torch.Tensor | None = None,
     q_lse: torch.Tensor | None = None,
+    out: TransportPlan | None = None,
 ) -> TransportPlan:
     """Acceptance plans of many nodes.
 
@@ -106,6 +112,8 @@ def transport_plan(
         weight: float64 [R], the part of p that a node has to emit; 1 by default.
         p_lse, q_lse: float32 [R], the logarithm of the sum of the exponentials of each row of logits (`vocab_stats` has it). Probabilities
             exp(logit - lse) are made where they are used and stored nowhere.
+        out: plans of as many rows, from `TransportPlan.empty`, to be overwritten. Fresh memory, 42 KB per node, would be cleared page by
+            page.
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or device.
@@ -120,10 +128,14 @@ def transport_plan(
             raise ValueError(f"weight={weight.tolist()} must lie above 0 and at most at 1: the part of p that a node has to emit")
     if rows and int(draws.min()) < 0:
         raise ValueError(f"draws={draws.tolist()} must not be negative; 0 means that nothing was drawn")
+    plan = TransportPlan.empty(rows, p.device) if out is None else out
+    _check.tensor("out.head", plan.head, torch.float64, (rows, 3), p.device)
+    _check.tensor("out.knots", plan.knots, torch.float64, (rows, 5, KNOTS), p.device)
     run = kernel("transport_plan", p.device)
     if run is None:
-        return TransportPlan(*reference.transport_plan(p, q, draws, weight, p_lse, q_lse))
-    plan = TransportPlan(torch.empty(rows, 3, dtype=torch.float64, device=p.device), torch.empty(rows, 5, KNOTS, dtype=torch.float64, device=p.device))
+        for to, made in zip(plan, reference.transport_plan(p, q, draws, weight, p_lse, q_lse)):
+            to.copy_(made)
+        return plan
     run(target, draft, draws.data_ptr(), 0 if weight is None else weight.data_ptr(), rows, vocab, plan.head.data_ptr(), plan.knots.data_ptr())
     return plan
 

@@ -139,6 +139,20 @@ def test_plans_equal_the_reference(impl, device, rows, vocab, zeros):
             torch.testing.assert_close(b.cpu(), a, rtol=1e-11, atol=1e-13)  # one libm or another
 
 
+def test_plans_are_written_to_given_memory(impl, device):
+    p, q = random_laws(3, 40, seed=1).to(device), random_laws(3, 40, seed=2).to(device)
+    draws = torch.tensor([0, 2, 4], dtype=torch.int32, device=device)
+    want = ops.transport_plan(p, q, draws)
+    out = ops.TransportPlan(torch.full_like(want.head, -1), torch.full_like(want.knots, -1))
+    got = ops.transport_plan(p, q, draws, out=out)
+    for w, g, o in zip(want, got, out):
+        assert torch.equal(w, g) and g.data_ptr() == o.data_ptr()
+    with pytest.raises(ValueError, match=r"out.head has shape \[2, 3\], expected \[3, 3\]"):
+        ops.transport_plan(p, q, draws, out=ops.TransportPlan(out.head[:2], out.knots))
+    with pytest.raises(TypeError, match="out.knots has dtype torch.float32"):
+        ops.transport_plan(p, q, draws, out=ops.TransportPlan(out.head, out.knots.float()))
+
+
 def test_histograms_are_equal_bit_for_bit(impl, device):
     """The ends of the intervals are the fixed-point histogram; denormal masses and extreme ratios included."""
     generator = torch.Generator().manual_seed(0)

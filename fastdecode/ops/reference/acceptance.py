@@ -92,7 +92,7 @@ def reached(p: np.ndarray, q: np.ndarray, n: int, verifier: str) -> float:
 
 def _naive(p: np.ndarray, q: np.ndarray, n: int) -> float:
     """Draw from p and see whether it is among the drafts."""
-    return float((p * -np.expm1(n * np.log1p(-np.minimum(q, 1 - 1e-300)))).sum())
+    return float((p * -np.expm1(n * np.log1p(-np.minimum(q, np.nextafter(1, 0))))).sum())
 
 
 def _positive(weights: np.ndarray) -> np.ndarray:
