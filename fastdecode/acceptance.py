@@ -6,19 +6,20 @@ every prompt; at positions of that text both models give their laws, and all rat
 
 from __future__ import annotations
 
-import random
-import statistics
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Sequence
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from fastdecode import SpeculativeGenerator, ops
 from fastdecode.benchmark import header
+from fastdecode.speculative.drafters.drawn_tree import draws_for
 
-DRAFTING = ("iid", "without_replacement", "hybrid")  # hybrid: the best number of deterministic drafts
-VERIFYING = ("transport", "recursive", "recursive_without_replacement", "k_seq", "naive")
+OVERDRAWN = "transport_overdrawn"  # as `ModelDrafter` draws: more often than there is room for, since repeats cost no node
+BASE = "recursive_without_replacement"  # what others do with as many distinct drafts; differences are to this
+VERIFYING = ("recursive", BASE, "k_seq", "naive")
 CUT = 1e-7  # tokens of less mass in both laws are put together into one, which changes a rate by no more than that mass
 
 
@@ -58,15 +59,14 @@ def without_layers(model: PreTrainedModel, removed: Sequence[int]) -> PreTrained
 def compare(target: PreTrainedModel, draft: PreTrainedModel, prompts: Sequence[tuple[str, list[int]]], settings: Settings, progress: Callable[[Iterable], Iterable] = iter) -> dict[str, Any]:
     """Rates by temperature and number of drafts; prompts are (category, token ids). The report is plain data."""
     generator = SpeculativeGenerator(target, drafter="suffix")
-    rows: dict[tuple[float, int], list[dict[str, Any]]] = {(t, n): [] for t in settings.temperatures for n in settings.counts}
+    rows: dict[tuple[float, int], list[tuple[str, list[dict[str, float]]]]] = {(t, n): [] for t in settings.temperatures for n in settings.counts}
     for category, ids in progress(prompts):
         for temperature in settings.temperatures:
             text = generator.generate(ids, max_new_tokens=settings.tokens, do_sample=True, temperature=temperature, top_k=0, seed=0).token_ids
-            for p, q in zip(*(_laws(model, ids, text, temperature, settings.stride) for model in (target, draft))):
-                p, q = _cut(p, q)
-                for n in settings.counts:
-                    rows[temperature, n].append({"category": category, **_rates(p, q, n)})
-    cells = [{"temperature": t, "drafts": n, **_summary(samples)} for (t, n), samples in rows.items()]
+            laws = [_cut(p, q) for p, q in zip(*(_laws(model, ids, text, temperature, settings.stride) for model in (target, draft)))]
+            for n in settings.counts:
+                rows[temperature, n].append((category, [_rates(p, q, n) for p, q in laws]))
+    cells = [{"temperature": t, "drafts": n, **_summary(texts)} for (t, n), texts in rows.items()]
     return {**header(), "settings": vars(settings) | {"prompts": len(prompts)}, "rates": cells}
 
 
@@ -88,21 +88,38 @@ def _cut(p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _rates(p: torch.Tensor, q: torch.Tensor, n: int) -> dict[str, float]:
     alpha = lambda rule: ops.transport_alpha(p, q, n, rule)
-    plan = ops.transport_plan(p.float()[None], q.float()[None], torch.tensor([n], dtype=torch.int32))
+    draft = q.float()
+    plans = ops.transport_plan(p.float().repeat(2, 1), draft.repeat(2, 1), torch.tensor([n, draws_for(draft, n)], dtype=torch.int32))
     optimum = {"iid": alpha("iid"), "without_replacement": alpha("without_replacement"), "hybrid": max(alpha(f"hybrid:{k}") for k in range(1, n + 1))}
-    reached = {"transport": float(plan.alpha[0]), **{name: alpha(name) for name in VERIFYING[1:]}}
+    reached = {"transport": float(plans.alpha[0]), OVERDRAWN: float(plans.alpha[1]), **{name: alpha(name) for name in VERIFYING}}
     return {**{f"optimum {name}": rate for name, rate in optimum.items()}, **reached}
 
 
-def _summary(samples: list[dict[str, Any]], draws: int = 400) -> dict[str, Any]:
-    """Mean over categories of mean rates, with a 95 % bootstrap interval over positions; and the means per category."""
-    names = [name for name in samples[0] if name != "category"]
-    categories = sorted({s["category"] for s in samples})
-    groups = {c: [s for s in samples if s["category"] == c] for c in categories}
-    generator = random.Random(0)
-    result = {}
-    for name in names:
-        per_category = {c: statistics.fmean(s[name] for s in group) for c, group in groups.items()}
-        boot = sorted(statistics.fmean(statistics.fmean(s[name] for s in generator.choices(group, k=len(group))) for group in groups.values()) for _ in range(draws))
-        result[name] = {"rate": statistics.fmean(per_category.values()), "low": boot[int(0.025 * draws)], "high": boot[int(0.975 * draws)], "per_category": per_category}
-    return {"positions": len(samples), "verifiers": result}
+def _summary(texts: Sequence[tuple[str, Sequence[dict[str, float]]]], draws: int = 2000) -> dict[str, Any]:
+    """Means per category and their mean, and their differences to `BASE`, from texts of a category with the rates at their positions.
+
+    The 95 % intervals are a bootstrap over texts, because positions of one text are alike.
+    """
+    names = list(texts[0][1][0])
+    generator = np.random.default_rng(0)
+    means, boots = {}, {}
+    for category in sorted({c for c, _ in texts}):
+        own = [positions for c, positions in texts if c == category]
+        sums = np.array([[sum(at[name] for at in positions) for name in names] + [len(positions)] for positions in own])  # [texts, names + 1]
+        drawn = sums[generator.integers(len(own), size=(draws, len(own)))].sum(1)
+        means[category], boots[category] = sums.sum(0)[:-1] / sums.sum(0)[-1], drawn[:, :-1] / drawn[:, -1:]
+    overall, overall_boot = np.mean(list(means.values()), 0), np.mean(list(boots.values()), 0)
+
+    def measured(mean: np.ndarray, boot: np.ndarray) -> dict[str, float]:
+        low, high = np.quantile(boot, (0.025, 0.975))
+        return {"rate": float(mean), "low": float(low), "high": float(high)}
+
+    def of(pick: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
+        return {**measured(pick(overall), pick(overall_boot)), "per_category": {c: measured(pick(means[c]), pick(boots[c])) for c in means}}
+
+    base = names.index(BASE)
+    return {
+        "positions": sum(len(positions) for _, positions in texts),
+        "verifiers": {name: of(lambda x: x[..., i]) for i, name in enumerate(names)},
+        "more_than_base": {name: of(lambda x: x[..., i] - x[..., base]) for i, name in enumerate(names) if i != base},
+    }

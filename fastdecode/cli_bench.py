@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Iterator, Optional
 
 import typer
 from rich.table import Table
@@ -41,15 +41,25 @@ def acceptance(
         json_file.write_text(json.dumps(report, indent=1))
     if plot:
         plots.acceptance(report, plot)
-    out.print(_acceptance_table(report))
+    for table in _acceptance_tables(report):
+        out.print(table)
 
 
-def _acceptance_table(report: dict[str, Any]) -> Table:
+def _acceptance_tables(report: dict[str, Any]) -> Iterator[Table]:
+    from fastdecode.acceptance import BASE, OVERDRAWN
+
     cells = report["rates"]
-    table = Table("", *(f"T {c['temperature']:g}, {c['drafts']} drafts" for c in cells), title=f"chance that a draft is kept, {cells[0]['positions']} positions, mean of categories [95 % interval]")
+    heads = [f"T {c['temperature']:g}, {c['drafts']} drafts" for c in cells]
+    interval = lambda v, form: f"{v['rate']:{form}} [{v['low']:{form}}, {v['high']:{form}}]"
+    table = Table("", *heads, title=f"chance that a draft is kept, {cells[0]['positions']} positions, mean of categories [95 % interval]")
     for name in cells[0]["verifiers"]:
-        table.add_row(name, *(f"{v['rate']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for v in (c["verifiers"][name] for c in cells)))
-    return table
+        table.add_row(name, *(interval(c["verifiers"][name], ".3f") for c in cells))
+    yield table
+    more = Table("", *heads, title=f"{OVERDRAWN} over {BASE}, about as many distinct drafts")
+    for category in cells[0]["more_than_base"][OVERDRAWN]["per_category"]:
+        more.add_row(category, *(interval(c["more_than_base"][OVERDRAWN]["per_category"][category], "+.3f") for c in cells))
+    more.add_row("mean", *(interval(c["more_than_base"][OVERDRAWN], "+.3f") for c in cells))
+    yield more
 
 
 def bench_speculative(

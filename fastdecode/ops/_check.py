@@ -19,14 +19,27 @@ def tensor(name: str, value, dtypes, shape: tuple, device: torch.device | None =
     allowed = dtypes if isinstance(dtypes, tuple) else (dtypes,)
     if value.dtype not in allowed:
         raise TypeError(f"{name} has dtype {value.dtype}, expected {' or '.join(map(str, allowed))}; convert it with {name}.to(...)")
-    if value.dim() != len(shape) or any(want is not None and want != have for want, have in zip(shape, value.shape)):
+    if not _fits(value.shape, shape):
         wanted = "[" + ", ".join("*" if s is None else str(s) for s in shape) + "]"
-        raise ValueError(f"{name} has shape {list(value.shape)}, expected {wanted}")
+        raise ValueError(f"{name} has shape {list(value.shape)}, expected {wanted}; {_reshaped(name, tuple(value.shape), shape)}")
     if device is not None and value.device != device:
         raise ValueError(f"{name} is on {value.device}, expected {device}; move it with {name}.to('{device}')")
     if not value.is_contiguous():
         raise ValueError(f"{name} is not contiguous (strides {value.stride()}); pass {name}.contiguous()")
     return value
+
+
+def _fits(shape: tuple, wanted: tuple) -> bool:
+    return len(shape) == len(wanted) and all(want is None or want == have for want, have in zip(wanted, shape))
+
+
+def _reshaped(name: str, shape: tuple, wanted: tuple) -> str:
+    """What to pass instead of a tensor of another shape."""
+    if _fits((1, *shape), wanted):
+        return f"pass {name}[None]"
+    if shape[:1] == (1,) and _fits(shape[1:], wanted):
+        return f"pass {name}[0]"
+    return "pass one with these sizes, which the other arguments ask for" if any(wanted) else f"pass one with {len(wanted)} dimensions"
 
 
 def rows(name: str, value, dtypes) -> torch.Size:

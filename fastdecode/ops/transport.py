@@ -31,6 +31,11 @@ class TransportPlan(NamedTuple):
     head: torch.Tensor
     knots: torch.Tensor
 
+    @classmethod
+    def empty(cls, rows: int, device: torch.device) -> "TransportPlan":
+        """Uninitialised plans of `rows` nodes, for `transport_plan(out=)`."""
+        return cls(torch.empty(rows, 3, dtype=torch.float64, device=device), torch.empty(rows, 5, KNOTS, dtype=torch.float64, device=device))
+
     @property
     def alpha(self) -> torch.Tensor:
         return self.head[:, 0]
@@ -67,7 +72,7 @@ def transport_alpha(p: torch.Tensor, q: torch.Tensor, n: int, rule: str = "iid")
         if not isinstance(law, torch.Tensor):
             raise TypeError(f"{name} is {type(law).__name__}, expected a torch.Tensor")
     if p.shape != q.shape or p.dim() not in (1, 2) or p.shape[-1] == 0:
-        raise ValueError(f"p and q have shapes {list(p.shape)} and {list(q.shape)}, expected the same [V] or [R, V]")
+        raise ValueError(f"p and q have shapes {list(p.shape)} and {list(q.shape)}; pass two laws [V], or two matrices of them [R, V], over the same vocabulary")
     if not isinstance(n, int) or isinstance(n, bool) or n < 0:
         raise ValueError(f"n={n!r} must be an integer of at least 0")
     if not isinstance(rule, str):
@@ -85,7 +90,7 @@ def _laws(rows: torch.Tensor, name: str) -> np.ndarray:
     values = rows.detach().double().cpu().reshape(-1, rows.shape[-1]).numpy()
     sums = values.sum(1, keepdims=True)
     if not (np.isfinite(values).all() and (values >= 0).all() and (np.abs(sums - 1) < 1e-3).all()):
-        raise ValueError(f"{name} has rows that are not laws (negative, not finite, or a sum that is not 1 within 1e-3)")
+        raise ValueError(f"{name} has rows that are not laws (negative, not finite, or a sum that is not 1 within 1e-3); of logits pass {name}.softmax(-1)")
     return values / sums
 
 
@@ -96,6 +101,7 @@ def transport_plan(
     weight: torch.Tensor | None = None,
     p_lse: torch.Tensor | None = None,
     q_lse: torch.Tensor | None = None,
+    out: TransportPlan | None = None,
 ) -> TransportPlan:
     """Acceptance plans of many nodes.
 
@@ -106,6 +112,8 @@ def transport_plan(
         weight: float64 [R], the part of p that a node has to emit; 1 by default.
         p_lse, q_lse: float32 [R], the logarithm of the sum of the exponentials of each row of logits (`vocab_stats` has it). Probabilities
             exp(logit - lse) are made where they are used and stored nowhere.
+        out: plans of as many rows, from `TransportPlan.empty`, to be overwritten. Fresh memory, 42 KB per node, would be cleared page by
+            page.
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or device.
@@ -120,10 +128,14 @@ def transport_plan(
             raise ValueError(f"weight={weight.tolist()} must lie above 0 and at most at 1: the part of p that a node has to emit")
     if rows and int(draws.min()) < 0:
         raise ValueError(f"draws={draws.tolist()} must not be negative; 0 means that nothing was drawn")
+    plan = TransportPlan.empty(rows, p.device) if out is None else out
+    _check.tensor("out.head", plan.head, torch.float64, (rows, 3), p.device)
+    _check.tensor("out.knots", plan.knots, torch.float64, (rows, 5, KNOTS), p.device)
     run = kernel("transport_plan", p.device)
     if run is None:
-        return TransportPlan(*reference.transport_plan(p, q, draws, weight, p_lse, q_lse))
-    plan = TransportPlan(torch.empty(rows, 3, dtype=torch.float64, device=p.device), torch.empty(rows, 5, KNOTS, dtype=torch.float64, device=p.device))
+        for to, made in zip(plan, reference.transport_plan(p, q, draws, weight, p_lse, q_lse)):
+            to.copy_(made)
+        return plan
     run(target, draft, draws.data_ptr(), 0 if weight is None else weight.data_ptr(), rows, vocab, plan.head.data_ptr(), plan.knots.data_ptr())
     return plan
 
@@ -169,8 +181,9 @@ def verify_tree_transport(
         probs_lse, draft_lse: float32 [B, N], as in `transport_plan`.
 
     Returns:
-        TreePath. `next_token` is -1 where what is left of p holds NaN or infinity or has no mass. Where `draft` is not a
-        law (within 2^-8), or `probs` is not, draws are ignored and the token comes from p.
+        TreePath. `next_token` is -1 where what is left of p holds NaN or infinity or has no mass. A row of `probs` with another sum than 1 means
+        the law in proportion to it. Where the row of `draft` is not a law (negative, NaN, a sum further than 2^-8 from 1), or the
+        sum of `probs` does not lie between 1/4 and 4, draws are ignored and the token comes from p.
 
     Raises:
         TypeError, ValueError: wrong dtype, shape, device or layout.

@@ -23,12 +23,34 @@ def test_cells_and_positions(report):
     json.dumps(report)
 
 
+def test_differences_are_those_of_the_rates_in_every_category(report):
+    for cell in report["rates"]:
+        base = cell["verifiers"][acceptance.BASE]
+        for name, more in cell["more_than_base"].items():
+            rates = cell["verifiers"][name]
+            assert more["rate"] == pytest.approx(rates["rate"] - base["rate"])
+            assert more["rate"] == pytest.approx(sum(c["rate"] for c in more["per_category"].values()) / 2)
+            for category, value in more["per_category"].items():
+                assert value["rate"] == pytest.approx(rates["per_category"][category]["rate"] - base["per_category"][category]["rate"])
+                assert value["low"] <= value["rate"] + 1e-12 and value["high"] >= value["rate"] - 1e-12
+
+
+def test_intervals_are_over_texts():
+    """Twelve equal positions of one text say no more than one: a category with a single text has an interval of width 0."""
+    rates = lambda x: {"a": x, acceptance.BASE: x / 2}
+    report = acceptance._summary([("qa", [rates(0.5), rates(0.7)]), ("rag", [rates(0.2)] * 12), ("rag", [rates(0.4)] * 12)])
+    value = report["verifiers"]["a"]["per_category"]
+    assert value["qa"]["low"] == value["qa"]["high"] == pytest.approx(0.6)
+    assert (value["rag"]["low"], value["rag"]["rate"], value["rag"]["high"]) == pytest.approx((0.2, 0.3, 0.4))
+    assert report["more_than_base"]["a"]["rate"] == pytest.approx((0.3 + 0.15) / 2)
+
+
 def test_rates_are_ordered_as_theory_has_it(report):
     for cell in report["rates"]:
         rate = {name: value["rate"] for name, value in cell["verifiers"].items()}
         assert all(v["low"] <= v["rate"] <= v["high"] for v in cell["verifiers"].values())
         assert rate["optimum iid"] - 1e-3 <= rate["transport"] <= rate["optimum iid"] + 1e-6
-        assert rate["transport"] >= max(rate["recursive"], rate["k_seq"], rate["naive"]) - 1e-3
+        assert rate["transport_overdrawn"] >= rate["transport"] >= max(rate["recursive"], rate["k_seq"], rate["naive"]) - 1e-3
         assert rate["optimum without_replacement"] >= max(rate["optimum iid"], rate["recursive_without_replacement"]) - 1e-3
         if cell["drafts"] == 1:
             assert rate["recursive"] == pytest.approx(rate["optimum iid"], abs=1e-9)

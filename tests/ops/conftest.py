@@ -43,8 +43,8 @@ def impl(request):
 
 
 def simulator_for(request):
-    """The host build of the CUDA sources, if it holds the operation that the test's file is named after."""
-    operation = request.module.__name__.rsplit("test_", 1)[1]
+    """The host build of the CUDA sources, if it holds the operation that the test's file names or is named after."""
+    operation = getattr(request.module, "OPERATION", request.module.__name__.rsplit("test_", 1)[1])
     simulator = request.getfixturevalue("cuda_simulator")
     if not hasattr(simulator, operation):
         pytest.skip(f"{operation} has no CUDA version")

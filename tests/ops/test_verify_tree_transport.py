@@ -80,21 +80,28 @@ def pairs(count: int):
         yield p.astype(np.float32), q.astype(np.float32), int(generator.choice([1, 2, 3, 4, 7, 32, 64])), seed
 
 
+def kept_and_left(p: np.ndarray, q: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """[V] each: the chance that a token is emitted as one of n drafts, and that it comes from what is left; by the plan's algebra."""
+    plan = single(p, q, n)
+    if plan.threshold > 1:
+        return np.zeros(len(p)), p / p.sum(dtype=float)
+    counts, where = transport.histogram(p, q), transport.split(p, q)
+    kept_per_knot = check_plan(plan, counts.mass / counts.draft, n)
+    upper = np.minimum(where.cell + 1, len(kept_per_knot) - 1)
+    kept = q / q.sum(dtype=float) * ((1 - where.share) * kept_per_knot[where.cell] + where.share * kept_per_knot[upper])
+    residual = np.maximum(p.astype(float) - q.astype(float) * transport.kept_ratio(where.ratio, plan.cap), 0)
+    return kept, (1 - plan.alpha) * residual / residual.sum() if plan.alpha < 1 else np.zeros(len(p))
+
+
 def test_kept_and_residual_mass_make_up_the_target():
     for p, q, n, seed in pairs(250):
-        plan = single(p, q, n)
-        counts, where = transport.histogram(p, q), transport.split(p, q)
-        mass = counts.mass / counts.draft
-        kept_per_knot = check_plan(plan, mass, n)
         law, draft = p / p.sum(dtype=float), q / q.sum(dtype=float)
-        upper = np.minimum(where.cell + 1, len(mass) - 1)
-        kept = draft * ((1 - where.share) * kept_per_knot[where.cell] + where.share * kept_per_knot[upper])
+        kept, left = kept_and_left(p, q, n)
         assert (kept <= law + 1e-12).all(), seed
-        residual = np.maximum(p.astype(float) - q.astype(float) * transport.kept_ratio(where.ratio, plan.cap), 0)
-        left = (1 - plan.alpha) * residual / residual.sum() if plan.alpha < 1 else 0
         assert np.allclose(kept + left, law, atol=1e-12), seed
+        plan, where = single(p, q, n), transport.split(p, q)
         best = ops.transport_alpha(torch.from_numpy(p), torch.from_numpy(q), n)
-        cells = np.bincount(where.cell, draft, len(mass))
+        cells = np.bincount(where.cell, draft, len(transport.RATIOS))
         widths = np.diff(transport.RATIOS, append=transport.RATIOS[-1])
         assert -1e-9 <= best - plan.alpha <= (cells * widths).max() / 4 + 1e-6, seed
 
@@ -130,6 +137,20 @@ def test_plans_equal_the_reference(impl, device, rows, vocab, zeros):
         got = ops.transport_plan(*(None if t is None else t.to(device) for t in (p, q, draws, given)))
         for a, b in zip(want, got):
             torch.testing.assert_close(b.cpu(), a, rtol=1e-11, atol=1e-13)  # one libm or another
+
+
+def test_plans_are_written_to_given_memory(impl, device):
+    p, q = random_laws(3, 40, seed=1).to(device), random_laws(3, 40, seed=2).to(device)
+    draws = torch.tensor([0, 2, 4], dtype=torch.int32, device=device)
+    want = ops.transport_plan(p, q, draws)
+    out = ops.TransportPlan(torch.full_like(want.head, -1), torch.full_like(want.knots, -1))
+    got = ops.transport_plan(p, q, draws, out=out)
+    for w, g, o in zip(want, got, out):
+        assert torch.equal(w, g) and g.data_ptr() == o.data_ptr()
+    with pytest.raises(ValueError, match=r"out.head has shape \[2, 3\], expected \[3, 3\]"):
+        ops.transport_plan(p, q, draws, out=ops.TransportPlan(out.head[:2], out.knots))
+    with pytest.raises(TypeError, match="out.knots has dtype torch.float32"):
+        ops.transport_plan(p, q, draws, out=ops.TransportPlan(out.head, out.knots.float()))
 
 
 def test_histograms_are_equal_bit_for_bit(impl, device):
@@ -284,10 +305,14 @@ def test_wrong_arguments():
         ops.verify_tree_transport(one[:, :0], one[:, :0], one[:, :0], law[:, :0], law[:, :0], key, offsets, flat)
     with pytest.raises(ValueError, match="draw_tokens is None"):
         ops.verify_tree_transport(one, one - 1, one - 1, law, law, key, offsets, None)
-    with pytest.raises(ValueError, match=r"draft has shape \[1, 1, 2\]"):
+    with pytest.raises(ValueError, match=r"draft has shape \[1, 1, 2\], expected \[1, 1, 3\]; pass one with these sizes"):
         ops.verify_tree_transport(one, one - 1, one - 1, law, law[..., :2].contiguous(), key, offsets, flat)
     with pytest.raises(ValueError, match="draw_offsets spans 0 ... 5"):
         ops.verify_tree_transport(one, one - 1, one - 1, law, law, key, torch.tensor([[0, 5]], dtype=torch.int32), flat)
+    counts = torch.ones(1, dtype=torch.int32)
+    for p, message in ((law[0, 0], r"expected \[\*, \*\]; pass p\[None\]"), (law, r"; pass p\[0\]"), (law[None, None], "; pass one with 2 dimensions")):
+        with pytest.raises(ValueError, match=message):
+            ops.transport_plan(p, law[0], counts)
     with pytest.raises(TypeError, match="draws has dtype torch.int64"):
         ops.transport_plan(law[0], law[0], torch.ones(1, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"draws=\[-3\] must not be negative"):

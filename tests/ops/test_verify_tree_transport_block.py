@@ -8,9 +8,10 @@ import torch
 
 from fastdecode import ops
 from fastdecode.ops import reference
-from fastdecode.ops.reference import transport, transport_block
+from fastdecode.ops.reference import transport
 from tests.laws import assert_follows, keys, random_laws
 from tests.ops.test_verify_tree_transport import draws_of
+from tests.transport_laws import Tree, chances_of
 from tests.trees import random_trees
 
 
@@ -25,14 +26,6 @@ def test_equals_reference(impl, device, batch, nodes, vocab, zeros):
     got = ops.verify_tree_transport_block(*(t.to(device) for t in arrays))
     for w, g in zip(want, got):
         assert torch.equal(w, g.cpu())
-
-
-def chances_of(plan, p, q, drawn: tuple[int, ...]) -> dict[int, float]:
-    """Token -> chance that one of its drafts wins."""
-    where = transport.split(p, q)
-    tokens = list(dict.fromkeys(drawn))
-    laws = np.stack([transport_block.score_law(plan, where, t) for t in tokens])
-    return dict(zip(tokens, transport_block.chances(plan, laws, np.array([drawn.count(t) for t in tokens]))))
 
 
 def laws_of(count: int, vocab: int, seed: int) -> list[np.ndarray]:
@@ -59,33 +52,6 @@ def test_winning_chances_add_up_to_the_kept_mass(vocab, n, weight):
     assert np.allclose(won, kept, atol=1e-12) and won.sum() == pytest.approx(plan.alpha, abs=1e-12)
 
 
-def outcomes(node_laws, draft_laws, drawn, materialised, prefix=(), weight=1.0):
-    """Law of what verification emits at and below a node, by the method's own steps with chances instead of coins: token tuples ->
-    probability, and the chance that the node passes. `drawn`, `materialised`: by prefix."""
-    p, q = node_laws(prefix), draft_laws(prefix)
-    result: dict[tuple[int, ...], float] = {}
-    plan = transport.plan(p, q, len(drawn[prefix]), weight) if prefix in drawn else transport.nothing()
-    open_chance, left = 1.0, 1.0
-    for token, h in (chances_of(plan, p, q, drawn[prefix]).items() if prefix in drawn else ()):
-        share = min(1.0, h / left) if left > 0 else 0.0
-        left -= h
-        if share <= 0:
-            continue
-        if (*prefix, token) in materialised:
-            below, passed = outcomes(node_laws, draft_laws, drawn, materialised, (*prefix, token), share)
-        else:
-            below, passed = {(*prefix, token): share}, share
-        for emitted, chance in below.items():
-            result[emitted] = result.get(emitted, 0.0) + open_chance * chance
-        open_chance *= 1 - passed
-    beta = 1.0 if weight >= 1 or plan.alpha >= 1 else (weight - plan.alpha) / (1 - plan.alpha)
-    rest = np.maximum(p.astype(float) - q.astype(float) * transport.kept_ratio(transport.split(p, q).ratio, plan.cap), 0) if prefix in drawn else p.astype(float)
-    for token, mass in enumerate(rest / rest.sum()):
-        if mass > 0:
-            result[(*prefix, token)] = result.get((*prefix, token), 0.0) + open_chance * beta * mass
-    return result, 1 - open_chance * (1 - beta)
-
-
 @pytest.mark.parametrize("vocab, n, prune", [(3, 1, False), (3, 2, False), (3, 2, True), (2, 3, False)])
 def test_law_of_two_tokens_by_enumeration(vocab, n, prune):
     """Every draw at the root and below its children; what is emitted, continued by plain decoding, has the target's joint law."""
@@ -100,7 +66,7 @@ def test_law_of_two_tokens_by_enumeration(vocab, n, prune):
         for below in itertools.product(itertools.product(range(vocab), repeat=n), repeat=len(children)):
             chance = chance_of(top, tables[1]) * np.prod([chance_of(d, draft_laws((c,))) for c, d in zip(children, below)])
             drawn = {(): top, **{(c,): d for c, d in zip(children, below)}}
-            law, passed = outcomes(node_laws, draft_laws, drawn, {(c,) for c in children})
+            law, passed = Tree(node_laws, draft_laws, drawn, {(c,) for c in children}).at_once()
             assert passed == pytest.approx(1, abs=1e-12)
             for emitted, part in law.items():
                 lengths += chance * part * len(emitted)

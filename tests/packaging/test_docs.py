@@ -23,6 +23,13 @@ def test_the_figure_is_drawn(tmp_path):
     assert labels(drawn) == labels(committed) and any("kept 0.821 of the time" in label for label in labels(drawn))
 
 
+def test_the_example_prints_what_it_says(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "transport.md").read_text(), re.S)
+    exec(code, {})
+    printed = [float(re.search(r"[\d.]+", line)[0]) for line in capsys.readouterr().out.splitlines()]
+    assert printed == pytest.approx([float(x) for x in re.findall(r"# ([\d.]+),", code)], abs=1e-3)
+
+
 def test_pages_name_what_exists():
     text = (DOCS / "transport.md").read_text()
     for name in re.findall(r"`ops\.(\w+)`", text):

@@ -1,8 +1,6 @@
 // Score-swap by one block of threads: the plan of a node, and what the drafts leave of its law.
 #pragma once
 
-#include <cfloat>
-
 #include "fastdecode/law.cuh"
 #include "fastdecode/residual.cuh"
 #include "fastdecode/transport_knots.cuh"
@@ -102,31 +100,31 @@ struct Block {
 FD_DEVICE TransportTotals block_histogram(const Law& p, const Law& q, int64_t vocab, const TransportScratch& s) {
   for (int32_t k = thread_index(); k < kKnots; k += block_size()) s.mass[k] = 0;
   block_sync();
-  int64_t draft = 0, target = 0, bad = 0;
+  TransportTotals totals{};
   for (int64_t v = thread_index(); v < vocab; v += block_size()) {
     const float w = law_at(p, v), mass = law_at(q, v);
-    if (!(w >= 0 && w <= FLT_MAX && mass >= 0 && mass <= FLT_MAX)) {
-      bad = 1;
-      break;
-    }
+    totals.sum += w >= 0 && mass >= 0 ? double(w) + double(mass) : double(NAN);
+    if (!(totals.sum < kMostMass)) break;
     const TokenSplit split = split_ratio(token_ratio(w, mass));
     const int64_t whole = whole_mass(mass), upper = upper_mass(mass, split.share);
     if (whole > upper) atomic_add(s.mass, split.cell, uint64_t(whole - upper));
     if (upper) atomic_add(s.mass, split.cell + 1, uint64_t(upper));
-    draft += whole;
-    target += whole_mass(w);
+    totals.draft += whole;
+    totals.target += whole_mass(w);
   }
   block_sync();
-  bad = block_reduce(bad, s.integers, Add());
-  draft = block_reduce(draft, s.integers, Add());
-  return {draft, block_reduce(target, s.integers, Add()), bad == 0};
+  totals.sum = block_reduce(totals.sum, s.doubles, Add());
+  if (!(totals.sum < kMostMass)) return totals;
+  totals.draft = block_reduce(totals.draft, s.integers, Add());
+  totals.target = block_reduce(totals.target, s.integers, Add());
+  return totals;
 }
 
 FD_DEVICE TransportPlan block_plan(const Law& p, const Law& q, int64_t vocab, int32_t draws, double weight, double* arrays, const TransportScratch& s) {
   TransportPlan plan = transport_arrays(arrays);
   if (draws <= 0) return plan;
   const TransportTotals totals = block_histogram(p, q, vocab, s);
-  if (!totals.valid || !masses_are_laws(totals.draft, totals.target)) return plan;
+  if (!masses_are_laws(totals)) return plan;
   const Block block{s};
   block.each([&](int32_t k) { plan.base[k] = double(int64_t(s.mass[k])) / double(totals.draft); });
   block.stretch_sum_of<uint64_t>(s.mass);

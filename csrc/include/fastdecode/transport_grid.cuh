@@ -20,6 +20,8 @@ constexpr int32_t kStretch = (kUsedKnots + 1 + kStretches - 1) / kStretches;  //
 constexpr int32_t kKnots = kStretches * kStretch;                          // those behind the used ones stay empty
 constexpr double kMassUnit = 0x1p60;  // of fixed-point masses: sums of integers do not depend on their order
 constexpr double kTotalTolerance = 0x1p-8;  // of a law's sum: bfloat16 rounds each entry by up to 2^-9 of it
+constexpr double kLeastTarget = 0.25, kMostTarget = 4;  // of a target's sum, which need not be 1
+constexpr double kMostMass = 6;  // of both laws together: integers of kMassUnit hold less than 8
 constexpr double kNoDeficit = 4e-16, kNoRejection = 1e-12;
 
 struct TokenSplit {

@@ -20,8 +20,17 @@ FD_HD static inline TransportPlan transport_arrays(double* arrays) {
   return {0, 0, 2, arrays, arrays + kKnots, arrays + 2 * kKnots, arrays + 3 * kKnots, arrays + 4 * kKnots};
 }
 
-// Whether the rows are laws up to rounding.
-FD_HD static inline bool masses_are_laws(int64_t draft, int64_t target) { return fabs(double(draft) / kMassUnit - 1) < kTotalTolerance && target > 0; }
+// Masses of two rows in units of 1 / kMassUnit.
+struct TransportTotals {
+  int64_t draft, target;
+  double sum;  // of both, rounded; NaN once an entry was negative
+};
+
+// Whether the draft's row is a law up to rounding, and the target's row one up to a factor.
+FD_HD static inline bool masses_are_laws(const TransportTotals& totals) {
+  const double target = double(totals.target) / kMassUnit;
+  return totals.sum < kMostMass && fabs(double(totals.draft) / kMassUnit - 1) < kTotalTolerance && target > kLeastTarget && target < kMostTarget;
+}
 
 // x^n, and (high^n - low^n) / (high - low) without cancellation, of several knots at once.
 template <int W>

@@ -3,15 +3,15 @@
 #include "ops/cpu/simd_scalar.h"
 #include "ops/cpu/transport_cells.h"
 
-#include <cfloat>
+#include <cmath>
 
 namespace fastdecode {
 namespace scalar {
 
 static void split_block(const float* p, const float* q, int64_t count, Cells& cells, TransportTotals& totals) {
   for (int64_t v = 0; v < count; ++v) {
-    totals.valid &= p[v] >= 0 && p[v] <= FLT_MAX && q[v] >= 0 && q[v] <= FLT_MAX;
-    if (!totals.valid) return;
+    totals.sum += p[v] >= 0 && q[v] >= 0 ? double(p[v]) + double(q[v]) : NAN;
+    if (!(totals.sum < kMostMass)) return;
     const TokenSplit split = split_ratio(token_ratio(p[v], q[v]));
     Cell& cell = cells[v % kCopies][split.cell];
     cell.whole += whole_mass(q[v]);
@@ -26,7 +26,6 @@ static void split_block(const float* p, const float* q, int64_t count, Cells& ce
 #include "ops/cpu/transport_body.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "fastdecode/keys.cuh"
 #include "ops/kernel.h"
@@ -49,8 +48,8 @@ int32_t target_race(const Law& p, int64_t vocab, const Stream& stream) { return 
 TransportPlan make_transport_plan(const Law& p, const Law& q, int64_t vocab, int32_t draws, double weight, double* arrays) {
   TransportPlan plan = transport_arrays(arrays);
   int64_t mass[kKnots];
-  const TransportTotals totals = draws > 0 ? histogram_kernel.get()(p, q, vocab, mass) : TransportTotals{0, 0, false};
-  if (!totals.valid || !masses_are_laws(totals.draft, totals.target)) {
+  const TransportTotals totals = draws > 0 ? histogram_kernel.get()(p, q, vocab, mass) : TransportTotals{};
+  if (!masses_are_laws(totals)) {
     std::fill(arrays, arrays + kTransportArrays * kKnots, 0.0);
     return plan;
   }

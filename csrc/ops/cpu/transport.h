@@ -41,10 +41,6 @@ int32_t transport_race(const Law& p, const Law& q, int64_t vocab, const Transpor
 int32_t target_race(const Law& p, int64_t vocab, const Stream& stream);
 
 // The passes over the vocabulary, one table of functions per instruction set.
-struct TransportTotals {
-  int64_t draft, target;  // masses in units of 1 / kMassUnit
-  bool valid;             // false once an entry was negative, NaN or infinite
-};
 using TransportHistogramFn = TransportTotals (*)(const Law& p, const Law& q, int64_t vocab, int64_t* mass);  // mass [kKnots]
 using TransportPlanFn = void (*)(TransportPlan& plan, const int64_t* mass, const TransportTotals& totals, int32_t draws, double weight);
 using TransportRaceFn = int32_t (*)(const Law& p, const Law& q, int64_t vocab, const TransportResidual& residual, const Stream& stream);

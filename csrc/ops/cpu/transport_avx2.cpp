@@ -7,13 +7,16 @@ namespace avx2 {
 
 // There is no vector conversion to 64-bit integers: masses are converted one by one.
 static void split_block(const float* p, const float* q, int64_t count, Cells& cells, TransportTotals& totals) {
-  const __m256 highest = _mm256_set1_ps(kHighestRatio), lowest = _mm256_set1_ps(kLowestRatio), zero = _mm256_setzero_ps(), largest = _mm256_set1_ps(3.402823466e38f);
+  const __m256 highest = _mm256_set1_ps(kHighestRatio), lowest = _mm256_set1_ps(kLowestRatio), zero = _mm256_setzero_ps(), most = _mm256_set1_ps(float(kMostMass));
   const __m256i split = _mm256_set1_epi32((1 << kSplitBits) - 1), first = _mm256_set1_epi32(kFirstKnotBits - 1);
+  __m256 sum = zero;
+  uint64_t target = 0;
   for (int64_t v = 0; v < count; v += 8) {
     const __m256 w = _mm256_loadu_ps(p + v), mass = _mm256_loadu_ps(q + v);
-    const __m256 fine = _mm256_and_ps(_mm256_and_ps(_mm256_cmp_ps(w, zero, _CMP_GE_OQ), _mm256_cmp_ps(mass, zero, _CMP_GE_OQ)), _mm256_and_ps(_mm256_cmp_ps(w, largest, _CMP_LE_OQ), _mm256_cmp_ps(mass, largest, _CMP_LE_OQ)));
+    sum = _mm256_add_ps(sum, _mm256_add_ps(w, mass));
+    const __m256 fine = _mm256_and_ps(_mm256_and_ps(_mm256_cmp_ps(w, zero, _CMP_GE_OQ), _mm256_cmp_ps(mass, zero, _CMP_GE_OQ)), _mm256_cmp_ps(sum, most, _CMP_LT_OQ));
     if (_mm256_movemask_ps(fine) != 0xFF) {
-      totals.valid = false;
+      totals.sum = NAN;
       return;
     }
     __m256 x = _mm256_min_ps(_mm256_div_ps(w, mass), highest);  // 0 / 0 becomes the second operand
@@ -29,9 +32,11 @@ static void split_block(const float* p, const float* q, int64_t count, Cells& ce
       Cell& at = cells[i % kCopies][cell[i]];
       at.whole += whole_mass(q[v + i]);
       at.upper += upper_mass(q[v + i], share[i]);
-      totals.target += whole_mass(p[v + i]);
+      target += whole_mass(p[v + i]);
     }
   }
+  totals.target += int64_t(target);
+  totals.sum += reduce_add(sum);
 }
 
 }  // namespace avx2

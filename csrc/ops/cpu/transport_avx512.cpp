@@ -43,6 +43,7 @@ static void split_block(const float* p, const float* q, int64_t count, Cells& ce
   const __m512 highest = _mm512_set1_ps(kHighestRatio), lowest = _mm512_set1_ps(kLowestRatio);
   const __m512i split = _mm512_set1_epi32((1 << kSplitBits) - 1), first = _mm512_set1_epi32(kFirstKnotBits - 1);
   __m512i target = _mm512_setzero_si512(), whole_idle = target, upper_idle = target, any = target;
+  __m512 sum = _mm512_setzero_ps();
   Sixteen waiting[2] = {};
   int current = 0;
   __m512 ratio = ratios(p, q);
@@ -51,6 +52,7 @@ static void split_block(const float* p, const float* q, int64_t count, Cells& ce
     _mm_prefetch(reinterpret_cast<const char*>(p + v + kAhead), _MM_HINT_T0);
     _mm_prefetch(reinterpret_cast<const char*>(q + v + kAhead), _MM_HINT_T0);
     const __m512i w = _mm512_loadu_si512(p + v), mass = _mm512_loadu_si512(q + v);
+    sum = _mm512_add_ps(sum, _mm512_add_ps(_mm512_castsi512_ps(w), _mm512_castsi512_ps(mass)));
     const __m512 x = _mm512_min_ps(ratio, highest);  // 0 / 0 becomes the second operand
     ratio = ratios(p + next, q + next);
     any = _mm512_ternarylogic_epi32(any, w, mass, 0xFE);  // bits that are set anywhere
@@ -75,8 +77,10 @@ static void split_block(const float* p, const float* q, int64_t count, Cells& ce
   totals.target += _mm512_reduce_add_epi64(target);
   cells[0][0].whole += _mm512_reduce_add_epi64(whole_idle);  // of ratios below the grid; those without draft mass add nothing
   cells[0][0].upper += _mm512_reduce_add_epi64(upper_idle);
-  if (uint32_t(_mm512_reduce_or_epi32(any)) > 0x3FFFFFFFu)  // some entry may be negative, NaN or infinite; or a negative zero or large, which is fine
-    for (int64_t i = 0; i < count; ++i) totals.valid &= p[i] >= 0 && p[i] <= 3.402823466e38f && q[i] >= 0 && q[i] <= 3.402823466e38f;
+  totals.sum += reduce_add(sum);
+  if (_mm512_movepi32_mask(any))  // some entry is negative, or a negative zero, which is fine
+    for (int64_t i = 0; i < count; ++i)
+      if (!(p[i] >= 0 && q[i] >= 0)) totals.sum = NAN;
 }
 
 }  // namespace avx512

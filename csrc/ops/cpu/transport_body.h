@@ -1,5 +1,5 @@
 // The vocabulary passes of transport.h, compiled once per instruction set; needs a simd_*.h, and transport_cells.h with split_block,
-// which adds a block of tokens (a multiple of kLawPad) to the cells and to the target's total.
+// which adds a block of tokens (a multiple of kLawPad) to the cells, the target's total and the sum.
 
 #include <cfloat>
 #include <cstring>
@@ -15,20 +15,20 @@ namespace FD_SIMD_NAMESPACE {
 TransportTotals transport_histogram(const Law& p, const Law& q, int64_t vocab, int64_t* mass) {
   alignas(64) Cell cells[kCopies][kKnots];
   memset(cells, 0, sizeof cells);
-  TransportTotals totals{0, 0, true};
+  TransportTotals totals{0, 0, 0};
   LawStage p_stage, q_stage;
   for (int64_t begin = 0; begin < vocab; begin += kLawBlock) {
     const int64_t count = vocab - begin < kLawBlock ? vocab - begin : kLawBlock;
     split_block(law_block(p, begin, count, p_stage), law_block(q, begin, count, q_stage), (count + kLawPad - 1) / kLawPad * kLawPad, cells, totals);
-    if (!totals.valid) return totals;
+    if (!(totals.sum < kMostMass)) return totals;
   }
-  int64_t from_below = 0;
+  uint64_t from_below = 0;
   for (int32_t knot = 0; knot < kKnots; ++knot) {
-    int64_t whole = 0, upper = 0;
+    uint64_t whole = 0, upper = 0;
     for (int copy = 0; copy < kCopies; ++copy) whole += cells[copy][knot].whole, upper += cells[copy][knot].upper;
-    mass[knot] = whole - upper + from_below;
+    mass[knot] = int64_t(whole - upper + from_below);
     from_below = upper;
-    totals.draft += whole;
+    totals.draft += int64_t(whole);
   }
   return totals;
 }

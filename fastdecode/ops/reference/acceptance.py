@@ -72,15 +72,14 @@ def _all_inside_misses(q: np.ndarray, outside: np.ndarray, n: int) -> np.ndarray
     n. Integrates (1 - h) exp(-(1 - h) t) P(fewer than n arrivals from H before t) over t = exp(s)."""
     smallest = outside[outside > 0].min(initial=1.0)
     times = np.exp(np.arange(np.log(RACE_START), np.log(RACE_END / smallest) + RACE_STEP, RACE_STEP))
-    fewer = np.zeros((len(times), n))  # P(exactly k arrivals)
-    fewer[:, 0] = 1
+    fewer = np.zeros((n, len(times)))  # P(exactly k arrivals)
+    fewer[0] = 1
     result = np.zeros(len(q))
-    for i, rate in enumerate(q):
-        stays = np.exp(-rate * times)[:, None]
-        arrives = -np.expm1(-rate * times)[:, None]
-        fewer = fewer * stays + np.pad(fewer[:, :-1], ((0, 0), (1, 0))) * arrives
-        out = outside[i]
-        result[i] = (out * np.exp(-out * times) * fewer.sum(1) * times).sum() * RACE_STEP
+    for i, (rate, out) in enumerate(zip(q, outside)):
+        stays, arrives = np.exp(-rate * times), -np.expm1(-rate * times)
+        fewer[1:] = fewer[1:] * stays + fewer[:-1] * arrives
+        fewer[0] *= stays
+        result[i] = (out * np.exp(-out * times) * fewer.sum(0)) @ times * RACE_STEP
     return result
 
 
@@ -93,7 +92,7 @@ def reached(p: np.ndarray, q: np.ndarray, n: int, verifier: str) -> float:
 
 def _naive(p: np.ndarray, q: np.ndarray, n: int) -> float:
     """Draw from p and see whether it is among the drafts."""
-    return float((p * -np.expm1(n * np.log1p(-np.minimum(q, 1 - 1e-300)))).sum())
+    return float((p * -np.expm1(n * np.log1p(-np.minimum(q, np.nextafter(1, 0))))).sum())
 
 
 def _positive(weights: np.ndarray) -> np.ndarray:

@@ -29,6 +29,8 @@ LANES = 32  # sums over knots run in so many stretches of equal length, which ar
 KNOTS = -(-(USED_KNOTS + 1) // LANES) * LANES  # the rest stay empty
 RATIOS = np.concatenate([[0.0], np.minimum(((np.arange(KNOTS - 1) + _FIRST) << SPLIT_BITS).astype(np.int32).view(np.float32).astype(np.float64), HIGHEST)])
 ONE = 2.0**60  # of fixed-point masses: sums of integers do not depend on their order
+LEAST_TARGET, MOST_TARGET = 0.25, 4.0  # of a target's sum, which need not be 1
+MOST_MASS = 6.0  # of both laws together: integers of ONE hold less than 8
 TOTAL_TOLERANCE = 2.0**-8  # by which the mass of a law may differ from 1: bfloat16 rounds each entry by up to 2^-9 of it
 ROUNDING = 4e-16  # deficits below this are none
 
@@ -113,10 +115,10 @@ def power_slope(low: np.ndarray, high: np.ndarray, n: int) -> np.ndarray:
 
 def plan(p: np.ndarray, q: np.ndarray, n: int, weight: float = 1.0) -> Plan:
     """For n independent draws from q [V], float32; `weight` times p is what the node has to emit."""
-    if n == 0 or not (np.isfinite(p).all() and np.isfinite(q).all() and (p >= 0).all() and (q >= 0).all()):
+    if n == 0 or not ((p >= 0).all() and (q >= 0).all() and p.sum(dtype=float) + q.sum(dtype=float) < MOST_MASS):
         return nothing()
     counts = histogram(p, q)
-    if min(abs(counts.draft / ONE - 1), TOTAL_TOLERANCE) == TOTAL_TOLERANCE or counts.target == 0:
+    if abs(counts.draft / ONE - 1) >= TOTAL_TOLERANCE or not LEAST_TARGET < counts.target / ONE < MOST_TARGET:
         return nothing()
     return plan_knots(counts.mass / counts.draft, counts.mass.cumsum() / counts.draft, RATIOS, n, weight * counts.draft / counts.target)
 
