@@ -45,9 +45,9 @@ def diffuse(
     options = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "cfg_scale": cfg_scale, "seed": 0 if seed is None else seed}
     if show:
         with Live(console=out, refresh_per_second=20) as live:
-            for state in generator.stream(inputs, max_new_tokens, **options):
+            for state in generator.stream(inputs, max_new_tokens=max_new_tokens, **options):
                 live.update(Text(f"{state.text}\n[pass {state.forwards}]"))
-    result = generator.generate(inputs, max_new_tokens, **options)
+    result = generator.generate(inputs, max_new_tokens=max_new_tokens, **options)
     print(result.text)
     if stats:
         s = result.stats

@@ -78,7 +78,7 @@ def parts_of(name: str, path: str, block: int) -> tuple[str, dict[str, Any]]:
 
 def own_method(generator: DiffusionGenerator, settings: Settings) -> Method:
     def run(prompt: str):
-        result = generator.generate(prompt, settings.new_tokens)
+        result = generator.generate(prompt, max_new_tokens=settings.new_tokens)
         order = [p for p, _, _ in result.stats.commit_order]
         return result.text, len(result.token_ids), result.stats.forwards, {"local_ar_ness": local_ar_ness(order), "global_ar_ness": global_ar_ness(order)}
 
