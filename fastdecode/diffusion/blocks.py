@@ -39,10 +39,8 @@ class BlockWalk:
         canvas.quotas = canvas.planned.pop(0) if canvas.planned else self._quotas(canvas, canvas.open_positions)
 
     def settle_length(self, canvas: Canvas, stats: VocabStats, where: np.ndarray) -> None:
-        """Where the length of a block depends on what its first pass proposes, at the positions int32 `where`."""
+        """The length of an adaptive block depends on what its first pass proposes, at the positions int32 `where`."""
         blocks = self.policy.blocks
-        if not isinstance(blocks, AdaptiveBlocks):
-            return
         number = lambda n: torch.tensor([n], dtype=torch.int32)
         reach, left = blocks.reach(canvas.start, canvas.prompt, canvas.length), canvas.length - canvas.start
         delimiters, begin = torch.tensor(blocks.delimiters, dtype=torch.int32), torch.tensor([0, len(where)], dtype=torch.int32)

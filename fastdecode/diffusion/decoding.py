@@ -197,14 +197,15 @@ class Decoding:
         the row that its part has in the slots."""
         where = [_proposed(c, p) for c, p in zip(owners, parts)]
         cuts = np.cumsum([0, *map(len, where)])
-        for canvas, positions, a, b in zip(owners, where, cuts, cuts[1:]):
+        for canvas, positions, a, b in zip(owners, where, cuts, cuts[1:]) if isinstance(self.policy.blocks, AdaptiveBlocks) else ():
             if canvas.step == 0:
                 self.blocks.settle_length(canvas, rows_of(proposals.model, slice(a, b)), positions)
         early = [self.policy.early_commit is not None and commits_all(self.policy, c, p, rows_of(proposals.model, slice(a, b))) for c, p, a, b in zip(owners, where, cuts, cuts[1:])]
         inside = [np.flatnonzero((p >= c.start) & ((p < c.stop) | e)) + a for c, p, e, a in zip(owners, where, early, cuts)]
         sizes, candidates = list(map(len, inside)), np.concatenate(inside)
         positions = np.concatenate(where)[candidates].astype(np.int32)
-        stats, tie = rows_of(proposals.stats, candidates), None if proposals.tie is None else proposals.tie[candidates]
+        stats = proposals.stats if len(candidates) == cuts[-1] else rows_of(proposals.stats, candidates)
+        tie = None if proposals.tie is None else proposals.tie[candidates]
         state = np.zeros((len(tokens), 5), np.int32)  # proposals, least number to commit, canvas
         state[[p.row for p in parts]] = [(n, n if e else c.quota, c.prompt, c.stop, c.length) for c, e, n in zip(owners, early, sizes)]
         begin = np.concatenate([[0], np.cumsum(state[:, 0])]).astype(np.int32)

@@ -170,8 +170,11 @@ class DiffusionGenerator:
 
     def _start(self, batch: Batch, call: Call, **changes: Any) -> Decoding:
         facts = self.facts if call.eos is None else dataclasses.replace(self.facts, eos=call.eos)
-        policy = dataclasses.replace(self.policy, sampling=call.sampling, **changes)
-        check_fit(policy, facts)
+        policy = self.policy
+        if changes or call.sampling != policy.sampling:
+            policy = dataclasses.replace(policy, sampling=call.sampling, **changes)
+        if policy is not self.policy or facts is not self.facts:
+            check_fit(policy, facts)
         with self._lock:
             return (DraftingDecoding if policy.drafts else Decoding)(self.target, policy, facts, *batch)
 
