@@ -76,7 +76,7 @@ def main() -> None:
     for _ in range(args.repeats):
         for name, generator in made.items():
             start = time.perf_counter()
-            stats = generator.generate(prompt, args.canvas).stats
+            stats = generator.generate(prompt, max_new_tokens=args.canvas).stats
             seconds[name].append(time.perf_counter() - start)
             outside[name] = 1 - stats.seconds["target"] / seconds[name][-1]
     median = {name: statistics.median(values) for name, values in seconds.items()}

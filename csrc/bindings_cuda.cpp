@@ -103,10 +103,7 @@ PYBIND11_MODULE(FASTDECODE_MODULE, m) {
   m.def("adaptive_block_size", [](Ptr floats, Ptr ints, Ptr begin, Ptr position, Ptr start, Ptr reach, Ptr remaining, int64_t batch, Ptr delimiters, int64_t delimiter_count, float bar, int64_t default_length, Ptr length, Ptr stream) {
     cuda::adaptive_block_size({at<float>(floats), at<int32_t>(ints), at<int32_t>(begin), at<int32_t>(position), at<int32_t>(start), at<int32_t>(reach), at<int32_t>(remaining), batch, at<int32_t>(delimiters), delimiter_count, bar, default_length, at<int32_t>(length)}, at<void>(stream));
   }, Unlocked());
-  m.def("credit_fuse", [](Ptr floats, Ptr ints, Ptr id_logits, float alpha, int64_t rows, float gamma, int64_t slots, float beta, Ptr ids, Ptr values, Ptr fused_floats, Ptr fused_ints, Ptr stream) {
-    cuda::credit_fuse({at<float>(floats), at<int32_t>(ints), at<float>(id_logits), alpha, rows, gamma, slots, beta, at<int32_t>(ids), at<float>(values), at<float>(fused_floats), at<int32_t>(fused_ints)}, at<void>(stream));
-  }, Unlocked());
-  m.def("vocab_stats", [](Ptr logits, int64_t rows, int64_t vocab, int64_t stride, int dtype, Ptr ids, int64_t ids_per_row, Ptr banned, int64_t banned_count, Ptr temperature, Ptr key, Ptr floats, Ptr ints, Ptr id_logits, Ptr stream) {
-    cuda::vocab_stats({at<void>(logits), rows, vocab, stride, dtype, at<int32_t>(ids), ids_per_row, at<int32_t>(banned), banned_count, at<float>(temperature), at<int64_t>(key), at<float>(floats), at<int32_t>(ints), at<float>(id_logits)}, at<void>(stream));
+  m.def("vocab_stats", [](Ptr logits, int64_t rows, int64_t vocab, int64_t stride, int dtype, Ptr ids, int64_t ids_per_row, Ptr banned, int64_t banned_count, Ptr temperature, Ptr key, Ptr floats, Ptr ints, Ptr id_logits, Ptr credit_rows, Ptr credit_ids, Ptr credit_values, int64_t credit_slots, Ptr credit_rates, Ptr stream) {
+    cuda::vocab_stats({at<void>(logits), rows, vocab, stride, dtype, at<int32_t>(ids), ids_per_row, at<int32_t>(banned), banned_count, at<float>(temperature), at<int64_t>(key), at<float>(floats), at<int32_t>(ints), at<float>(id_logits), at<int32_t>(credit_rows), at<int32_t>(credit_ids), at<float>(credit_values), credit_slots, at<float>(credit_rates)}, at<void>(stream));
   }, Unlocked());
 }

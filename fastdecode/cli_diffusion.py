@@ -45,9 +45,9 @@ def diffuse(
     options = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "cfg_scale": cfg_scale, "seed": 0 if seed is None else seed}
     if show:
         with Live(console=out, refresh_per_second=20) as live:
-            for state in generator.stream(inputs, max_new_tokens, **options):
+            for state in generator.stream(inputs, max_new_tokens=max_new_tokens, **options):
                 live.update(Text(f"{state.text}\n[pass {state.forwards}]"))
-    result = generator.generate(inputs, max_new_tokens, **options)
+    result = generator.generate(inputs, max_new_tokens=max_new_tokens, **options)
     print(result.text)
     if stats:
         s = result.stats
@@ -60,7 +60,7 @@ def diffuse(
 
 def bench_diffusion(
     model: Model = EMBEDDED,
-    methods: Annotated[str, typer.Option(help="Comma-separated: presets, peer:llada (the plain sampler in torch), or points of a policy: top-4, threshold-0.8, factor-1.3.")] = "peer:llada,llada,fast-dllm,freedave,learn2pd",
+    methods: Annotated[str, typer.Option(help="Comma-separated: presets, peer:llada (the plain sampler in torch), or points of a policy: top-4, threshold-0.8, factor-1.3, freedave-6, drafts-6.")] = "peer:llada,llada,fast-dllm,freedave,learn2pd",
     tasks: Annotated[str, typer.Option(help="Comma-separated tasks of ParallelBench; all by default.")] = "",
     examples: Annotated[int, typer.Option(min=1, help="Per task.")] = 25,
     repeats: Annotated[int, typer.Option(min=1)] = 1,
@@ -91,11 +91,13 @@ def bench_diffusion(
 
 def _table(report: dict[str, Any]) -> Table:
     methods = report["methods"]
-    table = Table("task", *methods, title="exact match, passes per answer, and speed against the peer or in tokens per second")
-    cell = lambda m: f"{m['exact_match']:.2f}  {m['nfe']:.1f}  " + (f"{m['speedup_vs_peer']:.1f}x" if "speedup_vs_peer" in m else f"{m['tokens_per_second']:.0f}/s")
-    table.add_row("mean", *map(cell, methods.values()))
-    for task in next(iter(methods.values()))["per_task"]:
-        table.add_row(task, *(cell(m["per_task"][task]) for m in methods.values()))
+    table = Table("task", "method", "exact match", "passes", "tokens/pass", "tokens/s", "of peer")
+    for task in ("mean", *next(iter(methods.values()))["per_task"]):
+        for name, found in methods.items():
+            m = found if task == "mean" else found["per_task"][task]
+            speed = f"{m['speedup_vs_peer']:.1f}x" if "speedup_vs_peer" in m else "-"
+            table.add_row(task, name, f"{m['exact_match']:.2f}", f"{m['nfe']:.1f}", f"{m['tokens_per_forward']:.1f}", f"{m['tokens_per_second']:.0f}", speed)
+        table.add_section()
     return table
 
 

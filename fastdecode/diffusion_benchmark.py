@@ -20,6 +20,7 @@ from fastdecode.diffusion.policies import Factor, FreeDraft, Threshold, UniformS
 from fastdecode.targets.weights import load_layout
 
 PEER = "peer:llada"
+PLAIN = "llada"  # one token per step, everything computed again: what lossless methods must equal
 Method = Callable[[str], tuple[str, int, int, dict[str, float]]]  # prompt -> text, tokens, forwards, order metrics
 
 
@@ -62,12 +63,13 @@ def plain_llada(model, tokenizer, facts: Facts, settings: Settings) -> Method:
 
 
 def parts_of(name: str, path: str, block: int) -> tuple[str, dict[str, Any]]:
-    """Preset and parts of a method: a preset, or top-K, threshold-X, factor-X, freedave-D for one point of a policy."""
+    """Preset and parts of a method: a preset, or top-K, threshold-X, factor-X, freedave-D and, without a cache, drafts-D for one point of a policy."""
     kind, _, value = name.rpartition("-")
     point: dict[str, Callable[[], dict[str, Any]]] = {
         "top": lambda: {"steps": UniformSteps(-(-block // int(value)))},
         "threshold": lambda: {"unmask": Threshold(float(value))},
         "factor": lambda: {"unmask": Factor(float(value))},
+        "drafts": lambda: {"drafts": FreeDraft(int(value))},
     }
     if kind in point:
         return "llada", point[kind]()
@@ -78,7 +80,7 @@ def parts_of(name: str, path: str, block: int) -> tuple[str, dict[str, Any]]:
 
 def own_method(generator: DiffusionGenerator, settings: Settings) -> Method:
     def run(prompt: str):
-        result = generator.generate(prompt, settings.new_tokens)
+        result = generator.generate(prompt, max_new_tokens=settings.new_tokens)
         order = [p for p, _, _ in result.stats.commit_order]
         return result.text, len(result.token_ids), result.stats.forwards, {"local_ar_ness": local_ar_ness(order), "global_ar_ness": global_ar_ness(order)}
 
@@ -117,27 +119,30 @@ def run(methods: dict[str, Method], tasks: list[str], count: int, repeats: int, 
             for name in order:
                 samples[name].append(_sample(methods[name], questions[i]))
     described = {**vars(settings), "examples_per_task": count, "repeats": repeats, "seed": seed}
-    return {**header(), "settings": described, "methods": {name: _report(own, samples.get(PEER)) for name, own in samples.items()}}
+    return {**header(), "settings": described, "methods": {name: _report(own, samples.get(PEER), samples.get(PLAIN)) for name, own in samples.items()}}
 
 
 def _sample(method: Method, example: Example) -> dict[str, Any]:
     begun = time.perf_counter()
     text, tokens, forwards, order = method(example.prompt)
-    return {"task": example.task, "right": example.score(text), "seconds": time.perf_counter() - begun, "tokens": tokens, "nfe": forwards, **order}
+    return {"task": example.task, "text": text, "right": example.score(text), "seconds": time.perf_counter() - begun, "tokens": tokens, "nfe": forwards, **order}
 
 
-def _report(samples: list[dict[str, Any]], peer: list[dict[str, Any]] | None) -> dict[str, Any]:
-    tasks = {task: _summary([s for s in samples if s["task"] == task], [s for s in peer or [] if s["task"] == task]) for task in dict.fromkeys(s["task"] for s in samples)}
+def _report(samples: list[dict[str, Any]], peer: list[dict[str, Any]] | None, plain: list[dict[str, Any]] | None) -> dict[str, Any]:
+    of_task = lambda group, task: [s for s in group or [] if s["task"] == task]
+    tasks = {task: _summary(*(of_task(group, task) for group in (samples, peer, plain))) for task in dict.fromkeys(s["task"] for s in samples)}
     overall = {key: statistics.mean(t[key] for t in tasks.values()) for key in next(iter(tasks.values()))}
     return {**overall, "per_task": tasks}
 
 
-def _summary(samples: list[dict[str, Any]], peer: list[dict[str, Any]]) -> dict[str, float]:
+def _summary(samples: list[dict[str, Any]], peer: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str, float]:
     mean = lambda key: statistics.mean(s[key] for s in samples)
     rate = lambda group: statistics.median(s["tokens"] / s["seconds"] for s in group)
     result = {"exact_match": mean("right"), "nfe": mean("nfe"), "tokens_per_forward": sum(s["tokens"] for s in samples) / sum(s["nfe"] for s in samples), "tokens_per_second": rate(samples)}
     if peer:
         result["speedup_vs_peer"] = rate(samples) / rate(peer)
+    if plain:
+        result["same_as_llada"] = statistics.mean(s["text"] == p["text"] for s, p in zip(samples, plain))
     if "local_ar_ness" in samples[0]:
         result |= {"local_ar_ness": mean("local_ar_ness"), "global_ar_ness": mean("global_ar_ness")}
     return result

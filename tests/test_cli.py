@@ -114,15 +114,16 @@ def test_diffuse_writes_what_it_is_asked_for(tmp_path):
 
 def test_bench_diffusion_writes_its_report(tmp_path):
     report, plot = tmp_path / "report.json", tmp_path / "quality.png"
-    result = run("bench", "diffusion", "--methods", "peer:llada,llada,top-4,threshold-0.9,freedave", "--tasks", "copy,shuffle", "--examples", "2", "--json", str(report), "--plot", str(plot))
+    result = run("bench", "diffusion", "--methods", "peer:llada,llada,top-4,threshold-0.9,freedave,drafts-4", "--tasks", "copy,shuffle", "--examples", "2", "--json", str(report), "--plot", str(plot))
     assert result.returncode == 0, result.stderr
     data = json.loads(report.read_text())
     methods = data["methods"]
-    assert data["schema"] == 1 and set(methods) == {"peer:llada", "llada", "top-4", "threshold-0.9", "freedave"}
+    assert data["schema"] == 1 and set(methods) == {"peer:llada", "llada", "top-4", "threshold-0.9", "freedave", "drafts-4"}
     for values in methods.values():
         assert set(values["per_task"]) == {"copy", "shuffle"} and values["tokens_per_second"] > 0 and values["speedup_vs_peer"] > 0
         assert all(0 <= v["exact_match"] <= 1 and v["nfe"] >= 1 for v in values["per_task"].values())
     assert methods["llada"]["nfe"] == 32 and methods["top-4"]["nfe"] == 8 and methods["freedave"]["nfe"] <= 32
+    assert methods["drafts-4"]["same_as_llada"] == 1.0 and methods["drafts-4"]["nfe"] < 32
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert run("bench", "diffusion", "--tasks", "chess").returncode == 2
 

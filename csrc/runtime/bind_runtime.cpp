@@ -160,14 +160,14 @@ void bind_runtime(py::module_& m) {
              t.forward(cache, set, part);
            },
            Unlocked(), py::arg("cache"), py::arg("set"), py::kw_only(), py::arg("logits") = 0, py::arg("ld") = 0, py::arg("begin") = 0, py::arg("end") = -1, py::arg("hidden") = 0, py::arg("features") = 0, py::arg("taps") = std::vector<int64_t>{}, py::arg("tapped") = 0, py::arg("guidance") = 0.0f)
-      .def("forward_stats", [](Transformer& t, KvCache& cache, const TokenSet& set, uintptr_t ids, int64_t ids_per_row, uintptr_t banned, int64_t banned_count, uintptr_t temperature, uintptr_t key, uintptr_t floats, uintptr_t ints, uintptr_t id_logits, int64_t begin, int64_t end, uintptr_t hidden, const std::vector<int64_t>& taps, uintptr_t tapped, float guidance) {
+      .def("forward_stats", [](Transformer& t, KvCache& cache, const TokenSet& set, uintptr_t ids, int64_t ids_per_row, uintptr_t banned, int64_t banned_count, uintptr_t temperature, uintptr_t key, uintptr_t floats, uintptr_t ints, uintptr_t id_logits, uintptr_t credit_rows, uintptr_t credit_ids, uintptr_t credit_values, int64_t credit_slots, uintptr_t credit_rates, int64_t begin, int64_t end, uintptr_t hidden, const std::vector<int64_t>& taps, uintptr_t tapped, float guidance) {
              StepPart part = part_of_pass(begin, end, hidden, taps, tapped);
              part.guidance = guidance;
-             const VocabStatsArgs stats{nullptr, part.outputs(set), t.config.outputs, 0, kFloat32, at<int32_t>(ids), ids_per_row, at<int32_t>(banned), banned_count, at<float>(temperature), at<int64_t>(key), at<float>(floats), at<int32_t>(ints), at<float>(id_logits)};
+             const VocabStatsArgs stats{nullptr, part.outputs(set), t.config.outputs, 0, kFloat32, at<int32_t>(ids), ids_per_row, at<int32_t>(banned), banned_count, at<float>(temperature), at<int64_t>(key), at<float>(floats), at<int32_t>(ints), at<float>(id_logits), at<int32_t>(credit_rows), at<int32_t>(credit_ids), at<float>(credit_values), credit_slots, at<float>(credit_rates)};
              part.stats = &stats;
              t.forward(cache, set, part);
            },
-           Unlocked(), py::arg("cache"), py::arg("set"), py::arg("ids"), py::arg("ids_per_row"), py::arg("banned"), py::arg("banned_count"), py::arg("temperature"), py::arg("key"), py::arg("floats"), py::arg("ints"), py::arg("id_logits"), py::kw_only(), py::arg("begin") = 0, py::arg("end") = -1, py::arg("hidden") = 0, py::arg("taps") = std::vector<int64_t>{}, py::arg("tapped") = 0, py::arg("guidance") = 0.0f);
+           Unlocked(), py::arg("cache"), py::arg("set"), py::arg("ids"), py::arg("ids_per_row"), py::arg("banned"), py::arg("banned_count"), py::arg("temperature"), py::arg("key"), py::arg("floats"), py::arg("ints"), py::arg("id_logits"), py::arg("credit_rows"), py::arg("credit_ids"), py::arg("credit_values"), py::arg("credit_slots"), py::arg("credit_rates"), py::kw_only(), py::arg("begin") = 0, py::arg("end") = -1, py::arg("hidden") = 0, py::arg("taps") = std::vector<int64_t>{}, py::arg("tapped") = 0, py::arg("guidance") = 0.0f);
 }
 
 }  // namespace fastdecode

@@ -157,7 +157,7 @@ class Step {
       for (int64_t first = 0; first < wanted; first += kStatsRows) scan_columns(block, first, std::min(wanted, first + kStatsRows), columns, cuts, first ? nullptr : &self.stream);
     });
     self.stream.end_share();
-    self.each(wanted, [&](int64_t i) { write_vocab_stats(*part_.stats, i, cuts + i * blocks, blocks); });
+    self.each(wanted, [&](int64_t i) { write_vocab_stats(*part_.stats, i, cuts + i * blocks, blocks, credit_logits(i)); });
   }
 
   // Logits of some rows and columns, into cuts of their statistics while they are in the cache.
@@ -171,9 +171,10 @@ class Step {
     args.logits = reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(columns) - (first * kStatsColumns + begin) * sizeof(float));
     for (int64_t i = first; i < last; ++i) {
       cuts[i * column_blocks() + block] = vocab_cut(args, i, begin, end);
-      if (args.id_logits) write_id_logits(args, i, begin, end);
+      write_id_logits(args, i, begin, end, credit_logits(i));
     }
   }
+  float* credit_logits(int64_t i) { return space().credit_logits.at<float>(i * part_.stats->credit_slots); }
   int64_t column_blocks() const { return (c_.outputs + kStatsColumns - 1) / kStatsColumns; }
 
   // hidden += norm(a x w), the norm only in families that have one there.
@@ -301,6 +302,7 @@ class Step {
     s.rotary.reserve(t_.rotaries.size() * m_ * c_.dim * 4);
     s.columns.reserve(part_.stats ? num_threads() * kStatsRows * kStatsColumns * 4 : 0);
     s.cuts.reserve(part_.stats ? set_.wanted.size() * column_blocks() * sizeof(VocabCut) : 0);
+    s.credit_logits.reserve(part_.stats ? set_.wanted.size() * part_.stats->credit_slots * 4 : 0);
   }
 
   static const int64_t kMaxDim = 512;

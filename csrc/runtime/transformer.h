@@ -78,7 +78,7 @@ class Transformer {
 
  private:
   struct Workspace {
-    Memory hidden, mixed, inputs, pairs, wide_inputs, qkv, queries, attended, attended_inputs, gated, gated_inputs, parts, scratch, rotary, columns, cuts;
+    Memory hidden, mixed, inputs, pairs, wide_inputs, qkv, queries, attended, attended_inputs, gated, gated_inputs, parts, scratch, rotary, columns, cuts, credit_logits;
     std::vector<WeightStream> streams;  // one per member
   };
   friend class Step;

@@ -7,7 +7,7 @@ import torch
 
 from fastdecode import ops
 from fastdecode.diffusion.canvas import Canvas
-from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingBlocks, FixedBlocks, SubBlocks
+from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingBlocks, FixedBlocks, IndependentSteps, SubBlocks
 from fastdecode.diffusion.policy import Policy
 from fastdecode.ops import VocabStats
 from fastdecode.ops.unmask_commit import MASKED
@@ -24,7 +24,7 @@ class BlockWalk:
         canvas.start = canvas.stop = canvas.previous = canvas.prompt
         if isinstance(self.policy.blocks, AscendingBlocks):
             canvas.planned = self.policy.blocks.plan(canvas.length - canvas.prompt)
-        canvas.steps = len(self.policy.steps.quotas(len(canvas.masked(canvas.prompt, canvas.length))))
+        canvas.steps = len(self._quotas(canvas, canvas.masked(canvas.prompt, canvas.length)))
 
     def next(self, canvas: Canvas) -> None:
         """Moves to the next block that has masks; there must be one."""
@@ -36,19 +36,21 @@ class BlockWalk:
         first_masked = canvas.changed[canvas.start] == MASKED
         canvas.leads = isinstance(self.policy.blocks, SubBlocks) and canvas.shift == 1 and canvas.start % canvas.grid == 0 and bool(first_masked)
         canvas.latest = np.empty(0, np.int32)
-        canvas.quotas = canvas.planned.pop(0) if canvas.planned else self.policy.steps.quotas(len(canvas.open_positions))
+        canvas.quotas = canvas.planned.pop(0) if canvas.planned else self._quotas(canvas, canvas.open_positions)
 
     def settle_length(self, canvas: Canvas, stats: VocabStats, where: np.ndarray) -> None:
-        """Where the length of a block depends on what its first pass proposes, at the positions int32 `where`."""
+        """The length of an adaptive block depends on what its first pass proposes, at the positions int32 `where`."""
         blocks = self.policy.blocks
-        if not isinstance(blocks, AdaptiveBlocks):
-            return
         number = lambda n: torch.tensor([n], dtype=torch.int32)
         reach, left = blocks.reach(canvas.start, canvas.prompt, canvas.length), canvas.length - canvas.start
         delimiters, begin = torch.tensor(blocks.delimiters, dtype=torch.int32), torch.tensor([0, len(where)], dtype=torch.int32)
         length = ops.adaptive_block_size(stats, begin, torch.from_numpy(where), number(canvas.start), number(reach), number(left), delimiters=delimiters, bar=blocks.bar, default=blocks.length)
         canvas.stop = canvas.start + int(length)
-        canvas.quotas = self.policy.steps.quotas(len(canvas.open_positions))
+        canvas.quotas = self._quotas(canvas, canvas.open_positions)
+
+    def _quotas(self, canvas: Canvas, masks: np.ndarray) -> list[int]:
+        steps = self.policy.steps
+        return steps.quotas(canvas.order[masks] if isinstance(steps, IndependentSteps) else len(masks))
 
     def _end(self, canvas: Canvas, start: int) -> int:
         """Of the block that begins there."""

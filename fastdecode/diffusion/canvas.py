@@ -73,7 +73,8 @@ class Canvas:
 
     def end(self, eos: np.ndarray) -> None:
         """Finishes the canvas: the first generated id of `eos` takes the place of all masks."""
-        first = np.flatnonzero(np.isin(self.tokens, eos) & (self.changed >= 0) & (self.changed != MASKED))[0]
+        ends = (self.tokens[:, None] == eos).any(1)
+        first = np.flatnonzero(ends & (self.changed >= 0) & (self.changed != MASKED))[0]
         masks = self.masked(self.prompt, self.length)
         self.tokens[masks], self.changed[masks] = self.tokens[first], self.clock
         self.finish_reason = "eos"

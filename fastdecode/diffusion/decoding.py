@@ -72,7 +72,7 @@ class Decoding:
         self.branches = policy.drafts.depth if policy.drafts else 1
         self.rows = len(self.canvases) * self.branches  # of the slots; with guidance as many more, without the prompt
         self.slots = target.new_slots(self.rows * (2 if policy.sampling.cfg_scale else 1), tokens.shape[1])
-        self.credit = CreditTable(policy.credit, *tokens.shape) if policy.credit else None
+        self.credit = CreditTable(policy, *tokens.shape, target.device) if policy.credit else None
         self.blocks = BlockWalk(policy)
         for canvas in self.canvases:
             self._open(canvas)
@@ -113,14 +113,15 @@ class Decoding:
         sampling, where = self.policy.sampling, [_proposed(c, p) for c, p in zip(owners, parts)]
         key = torch.from_numpy(np.concatenate([keys(c, p, SAMPLE) for c, p in zip(owners, where)])) if sampling.temperature else None
         active = [*parts, *(self._unconditional(c, p) for c, p in zip(owners, parts))] if sampling.cfg_scale else parts
-        ids = self._asked(owners, where)
+        ids = self.last.repeat(sum(map(len, where)), 1) if self.lacks_ends else None
         begun = time.perf_counter()
         if sampling.processed:
             proposals = processed(self.target.logits_active(self.slots, active, sampling.cfg_scale), sampling, self.banned, key)
         else:
             drawing = {} if key is None else {"key": key, "temperature": torch.full((len(key),), sampling.temperature)}
-            stats = self.target.forward_active(self.slots, active, guidance=sampling.cfg_scale, ids=ids, banned=self.banned, **drawing)
-            proposals = Proposals(without(stats, len(self.last)) if self.lacks_ends else stats, stats)
+            credit = self.credit.of(owners, where) if self.credit else None
+            stats = self.target.forward_active(self.slots, active, guidance=sampling.cfg_scale, ids=ids, banned=self.banned, credit=credit, **drawing)
+            proposals = Proposals(without(stats, len(self.last)) if self.lacks_ends else stats, stats.without_credit() if credit else stats)
         passed = time.perf_counter() - begun
         if bool((proposals.stats.ints[:, 1] < 0).any()):
             raise InvalidLogitsError("the model returned logits without a finite value (NaN or all -inf); check its weights and dtype")
@@ -130,12 +131,6 @@ class Decoding:
     def lacks_ends(self) -> bool:
         """Whether probabilities are those among all other tokens than ends of text and turn."""
         return self.policy.sampling.confidence_eos_eot_inf == "reference" and len(self.last) > 0
-
-    def _asked(self, owners: list[Canvas], where: list[np.ndarray]) -> torch.Tensor | None:
-        """int32 [R, K], ids whose logits are needed besides."""
-        if self.credit:
-            return torch.cat([self.credit.ids[c.row, positions] for c, positions in zip(owners, where)])
-        return self.last.repeat(sum(map(len, where)), 1) if self.lacks_ends else None
 
     def _unconditional(self, canvas: Canvas, part: ActiveRow) -> ActiveRow:
         """The same positions with masks in the place of given tokens."""
@@ -202,17 +197,15 @@ class Decoding:
         the row that its part has in the slots."""
         where = [_proposed(c, p) for c, p in zip(owners, parts)]
         cuts = np.cumsum([0, *map(len, where)])
-        for canvas, positions, a, b in zip(owners, where, cuts, cuts[1:]):
+        for canvas, positions, a, b in zip(owners, where, cuts, cuts[1:]) if isinstance(self.policy.blocks, AdaptiveBlocks) else ():
             if canvas.step == 0:
                 self.blocks.settle_length(canvas, rows_of(proposals.model, slice(a, b)), positions)
         early = [self.policy.early_commit is not None and commits_all(self.policy, c, p, rows_of(proposals.model, slice(a, b))) for c, p, a, b in zip(owners, where, cuts, cuts[1:])]
         inside = [np.flatnonzero((p >= c.start) & ((p < c.stop) | e)) + a for c, p, e, a in zip(owners, where, early, cuts)]
         sizes, candidates = list(map(len, inside)), np.concatenate(inside)
         positions = np.concatenate(where)[candidates].astype(np.int32)
-        stats, tie = rows_of(proposals.stats, candidates), None if proposals.tie is None else proposals.tie[candidates]
-        if self.credit:
-            rows = torch.from_numpy(np.repeat([c.row for c in owners], sizes))
-            stats = self.credit.fuse(stats, rows, torch.from_numpy(positions).long())
+        stats = proposals.stats if len(candidates) == cuts[-1] else rows_of(proposals.stats, candidates)
+        tie = None if proposals.tie is None else proposals.tie[candidates]
         state = np.zeros((len(tokens), 5), np.int32)  # proposals, least number to commit, canvas
         state[[p.row for p in parts]] = [(n, n if e else c.quota, c.prompt, c.stop, c.length) for c, e, n in zip(owners, early, sizes)]
         begin = np.concatenate([[0], np.cumsum(state[:, 0])]).astype(np.int32)

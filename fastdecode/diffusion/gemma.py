@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Sequence
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from fastdecode.diffusion.arguments import cut_at_stop, seed_or_random, stop_list
 from fastdecode.results import DecodeStats, GenerationResult
@@ -45,17 +45,20 @@ class DiffusionGemmaGenerator:
         model = DiffusionGemmaForBlockDiffusion.from_pretrained(name_or_path, dtype=dtype, **kwargs).eval().to(device or "cpu")
         return cls(model, AutoTokenizer.from_pretrained(name_or_path))
 
-    def generate(self, inputs: Any, max_new_tokens: int = 256, *, seed: int | None = None, stop: Sequence[str] | str = (), **settings: Any) -> GenerationResult | list[GenerationResult]:
+    def generate(self, inputs: Any, generation_config: GenerationConfig | None = None, *, max_new_tokens: int | None = None, seed: int | None = None, stop: Sequence[str] | str = (), **settings: Any) -> GenerationResult | list[GenerationResult]:
         """Continues one prompt or each of a batch by whole canvases.
 
         Args:
             inputs: as for `SpeculativeGenerator.generate`.
-            max_new_tokens: upper bound of new tokens; what a last canvas has beyond it is cut off.
+            generation_config: as for `model.generate`; arguments override it.
+            max_new_tokens: upper bound of new tokens (256); what a last canvas has beyond it is cut off.
             seed: of torch's random numbers in this call; they depend on the batch.
             stop: strings that end the text.
             settings: of its generation configuration (max_denoising_steps, t_min, t_max, sampler_config, ...).
         """
         prompts, batched = token_ids(inputs, self.tokenizer, self.vocab_size)
+        if max_new_tokens is None:
+            max_new_tokens = getattr(generation_config, "max_new_tokens", None) or 256
         if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={max_new_tokens!r} must be an integer of at least 1")
         stops = stop_list(stop)
@@ -64,7 +67,7 @@ class DiffusionGemmaGenerator:
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
         with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []), torch.inference_mode():
             torch.manual_seed(seed_or_random(seed))
-            output = self.model.generate(ids, attention_mask=mask, max_new_tokens=max_new_tokens, return_dict_in_generate=True, **settings)
+            output = self.model.generate(ids, generation_config=generation_config, attention_mask=mask, max_new_tokens=max_new_tokens, return_dict_in_generate=True, **settings)
         rates = output.tokens_per_forward.tolist()
         results = [self._result(row[longest:].tolist()[:max_new_tokens], len(p), rate, stops) for row, p, rate in zip(output.sequences, prompts, rates)]
         return results if batched else results[0]

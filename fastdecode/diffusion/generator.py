@@ -98,17 +98,18 @@ class DiffusionGenerator:
                 log_fallback(name_or_path, reason)
         return cls(load_layout(name_or_path, dtype).to(device or "cpu"), tokenizer, preset, facts=facts, target="hf", **kwargs)
 
-    def generate(self, inputs: Any, max_new_tokens: int | None = None, generation_config: GenerationConfig | None = None, **arguments: Any) -> GenerationResult | list[GenerationResult]:
-        """Fills a canvas of `max_new_tokens` positions (128) behind one prompt or each of a batch.
+    def generate(self, inputs: Any, generation_config: GenerationConfig | None = None, **arguments: Any) -> GenerationResult | list[GenerationResult]:
+        """Fills a canvas behind one prompt or each of a batch.
 
         Args:
             inputs: as for `SpeculativeGenerator.generate`. The id of the mask is refused in a prompt: only `infill` opens positions.
             generation_config: as for `model.generate`; arguments override it.
+            max_new_tokens: positions of the canvas, 128 by default. max_length: those of prompt and canvas.
             do_sample, temperature, top_p, top_k, alg_temp, cfg_scale, logits_eos_inf, confidence_eos_eot_inf: see `Sampling`, the
                 part `sampling` of the policy, whose values they replace for this call. guidance_scale: cfg_scale + 1.
             seed: of random numbers; what a prompt yields does not depend on the rest of the batch.
             stop, stop_strings: strings that end the text. eos_token_id: ids that do, in the place of the model's.
-            max_length: size of prompt and canvas. num_return_sequences: texts per prompt.
+            num_return_sequences: texts per prompt.
 
         Returns:
             A `GenerationResult`; for a list (or num_return_sequences > 1) a list of them. Token ids end with the first EOS.
@@ -117,17 +118,17 @@ class DiffusionGenerator:
             TypeError, ValueError: an argument that is unknown, has no meaning for masked diffusion or does not fit the policy.
         """
         prompts, batched = token_ids(inputs, self.tokenizer, self.target.vocab_size)
-        call = self._resolve({"max_new_tokens": max_new_tokens, **arguments}, generation_config)
+        call = self._resolve(arguments, generation_config)
         decoding = self._start(self._batches.of_prompts(prompts, call), call)
         while decoding.active:
             self._step(decoding)
         results = [self._result(c, decoding.facts, call.stops) for c in decoding.canvases]
         return results if batched or call.copies > 1 else results[0]
 
-    def stream(self, inputs: Any, max_new_tokens: int | None = None, generation_config: GenerationConfig | None = None, *, mask: str = "·", **arguments: Any) -> Iterator[CanvasState]:
+    def stream(self, inputs: Any, generation_config: GenerationConfig | None = None, *, mask: str = "·", **arguments: Any) -> Iterator[CanvasState]:
         """The states of the canvases of `generate`, after every pass; arguments are checked at the call."""
         prompts, _ = token_ids(inputs, self.tokenizer, self.target.vocab_size)
-        call = self._resolve({"max_new_tokens": max_new_tokens, **arguments}, generation_config)
+        call = self._resolve(arguments, generation_config)
         return self._states(self._start(self._batches.of_prompts(prompts, call), call), mask)
 
     def infill(self, template: Sequence[str | Gap], *, moderate: Callable[[str], bool] | None = None, **arguments: Any) -> GenerationResult:
@@ -169,8 +170,11 @@ class DiffusionGenerator:
 
     def _start(self, batch: Batch, call: Call, **changes: Any) -> Decoding:
         facts = self.facts if call.eos is None else dataclasses.replace(self.facts, eos=call.eos)
-        policy = dataclasses.replace(self.policy, sampling=call.sampling, **changes)
-        check_fit(policy, facts)
+        policy = self.policy
+        if changes or call.sampling != policy.sampling:
+            policy = dataclasses.replace(policy, sampling=call.sampling, **changes)
+        if policy is not self.policy or facts is not self.facts:
+            check_fit(policy, facts)
         with self._lock:
             return (DraftingDecoding if policy.drafts else Decoding)(self.target, policy, facts, *batch)
 

@@ -48,7 +48,7 @@ REMEDIES = {
     "threshold": "unmask=Threshold(bar) when the generator is made",
     "factor": "unmask=Factor(factor) when the generator is made",
     "remasking": "scorer='confidence' or 'random' when the generator is made",
-    "alg": "scorer='confidence', 'margin' or 'neg_entropy' when the generator is made",
+    "alg": "scorer='confidence', 'margin' or 'neg_entropy', or for origin scorer='random' with steps=IndependentSteps(count), when the generator is made",
     "mask_id": "mask_token_id= when the generator is made",
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 # Blocks: which positions may be committed before any behind them.
@@ -119,7 +120,27 @@ class TimeSteps:
         return result
 
 
-Steps = UniformSteps | AscendingSteps | TimeSteps
+@dataclass(frozen=True)
+class IndependentSteps:
+    """Dream's sampler `origin`: step i commits each mask that is left with probability 1 - t(i + 1) / t(i), one independent of the other.
+
+    A position's draw u says at once which step that is, the first one with u >= t(i + 1); u is the score of the scorer "random".
+    """
+
+    count: int
+    epsilon: float = 1e-3
+
+    def quotas(self, draws: np.ndarray) -> list[int]:
+        """For masks with these draws from [0, 1); a step that commits nothing needs no pass."""
+        return [n for n in self.commits(draws).tolist() if n]
+
+    def commits(self, draws: np.ndarray) -> np.ndarray:
+        """int [count], tokens per step."""
+        time = 1 + (self.epsilon - 1) * np.arange(1, self.count) / self.count
+        return np.bincount((draws[:, None] < time).sum(1), minlength=self.count)
+
+
+Steps = UniformSteps | AscendingSteps | TimeSteps | IndependentSteps
 
 
 def ascending_steps(canvas: int) -> int:
@@ -229,6 +250,11 @@ class Credit:
     alpha: float = 0.7
     gamma: float = 0.2
     beta: float = 0.8
+
+
+@dataclass(frozen=True)
+class AdaptiveCredit:
+    """CreditDecoding without parameters: gamma is 1, alpha and beta are the share of the block that is filled."""
 
 
 @dataclass(frozen=True)

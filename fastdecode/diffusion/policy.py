@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 
-from fastdecode.diffusion.caches import BlockCausal, CachePolicy, DelayedGreedy, Dual, NoCache, Prefix
+from fastdecode.diffusion.caches import BlockCausal, CachePolicy, DelayedGreedy, DelayedPrefillDecode, Dual, NoCache, Prefix
 from fastdecode.diffusion.policies import (
     AdaptiveBlocks,
+    AdaptiveCredit,
     AscendingBlocks,
     AscendingSteps,
     Blocks,
@@ -18,6 +19,7 @@ from fastdecode.diffusion.policies import (
     Factor,
     FixedBlocks,
     FreeDraft,
+    IndependentSteps,
     LearnedFilter,
     Steps,
     SubBlocks,
@@ -54,7 +56,7 @@ class Policy:
     unmask: Unmask = field(default_factory=TopK)
     cache: CachePolicy = field(default_factory=NoCache)
     sampling: Sampling = field(default_factory=Sampling)
-    credit: Credit | None = None
+    credit: Credit | AdaptiveCredit | None = None
     end_damping: EndDamping | None = None
     early_commit: EarlyCommit | None = None
     drafts: FreeDraft | None = None
@@ -71,13 +73,14 @@ class Policy:
     @property
     def lossless(self) -> bool:
         """Whether the text is that of the same policy without cache and drafts."""
-        exact_cache = isinstance(self.cache, NoCache) or self.cache == BlockCausal() or self.cache.interval == 1
+        keeps_prompt = isinstance(self.cache, DelayedPrefillDecode)  # whatever its interval
+        exact_cache = isinstance(self.cache, NoCache) or self.cache == BlockCausal() or (self.cache.interval == 1 and not keeps_prompt)
         exact_drafts = self.drafts is None or self.unmask.rule == "top_k"  # beside thresholds, drafts may stop short of a step
         return exact_cache and exact_drafts and self.early_commit is None
 
 
 def _check_parts(policy: Policy) -> None:
-    kinds = {"blocks": Blocks, "steps": Steps, "unmask": Unmask, "cache": CachePolicy, "sampling": Sampling, "credit": Credit | None, "end_damping": EndDamping | None, "early_commit": EarlyCommit | None, "drafts": FreeDraft | None}
+    kinds = {"blocks": Blocks, "steps": Steps, "unmask": Unmask, "cache": CachePolicy, "sampling": Sampling, "credit": Credit | AdaptiveCredit | None, "end_damping": EndDamping | None, "early_commit": EarlyCommit | None, "drafts": FreeDraft | None}
     for name, kind in kinds.items():
         value = getattr(policy, name)
         if not isinstance(value, kind):
@@ -100,10 +103,12 @@ def _conflicts(p: Policy):
     """(whether it is the case, why it is refused)."""
     yield from _sampling_conflicts(p)
     ascending = isinstance(p.steps, AscendingSteps)
-    scheduled = isinstance(p.steps, TimeSteps) or (isinstance(p.steps, UniformSteps) and p.steps.per_block is not None)
+    timed = isinstance(p.steps, (TimeSteps, IndependentSteps))
+    scheduled = timed or (isinstance(p.steps, UniformSteps) and p.steps.per_block is not None)
     yield isinstance(p.blocks, AdaptiveBlocks) and (ascending or scheduled), f"blocks=AdaptiveBlocks with steps={p.steps}: a number of steps cannot be planned for blocks of unknown length; leave steps out"
     yield isinstance(p.blocks, AscendingBlocks) and not ascending, "blocks=AscendingBlocks needs steps=AscendingSteps(), whose commits they are cut by"
-    yield isinstance(p.steps, TimeSteps) and not isinstance(p.blocks, WholeCanvas), "steps=TimeSteps is a schedule of the whole canvas; use blocks=WholeCanvas()"
+    yield timed and not isinstance(p.blocks, WholeCanvas), f"steps={type(p.steps).__name__} is a schedule of the whole canvas; use blocks=WholeCanvas()"
+    yield isinstance(p.steps, IndependentSteps) and p.scorer != "random", f"steps=IndependentSteps draws positions, scorer={p.scorer!r} chooses them; use scorer='random'"
     yield isinstance(p.unmask, EntropyBelow) and p.scorer != "neg_entropy", f"unmask=EntropyBelow compares entropies, scorer={p.scorer!r} does not give them; use scorer='neg_entropy'"
     yield isinstance(p.unmask, (Threshold, Factor)) and p.scorer not in ("confidence", "margin"), f"unmask={type(p.unmask).__name__} compares probabilities, scorer={p.scorer!r} gives none; use confidence or margin"
     yield isinstance(p.unmask, LearnedFilter) and not (isinstance(p.blocks, FixedBlocks) and p.blocks.length <= p.unmask.length), "unmask=LearnedFilter needs FixedBlocks no longer than the filter's input"
@@ -127,6 +132,7 @@ def _conflicts(p: Policy):
     yield isinstance(p.blocks, SubBlocks) and (p.early_commit is not None or p.scorer == "random" or isinstance(p.unmask, LearnedFilter)), "blocks=SubBlocks asks for the first token of a block alone; early_commit, scorer='random' and LearnedFilter need all positions of a block"
     yield isinstance(p.cache, BlockCausal) and p.cache.parts and not isinstance(p.blocks, SubBlocks), "cache=BlockCausal(parts=True) computes the parts of SubBlocks alone; use blocks=SubBlocks()"
     yield p.credit is not None and p.scorer == "random", "credit changes confidences, scorer='random' ignores them; drop one of the two"
+    yield p.credit is not None and p.scorer == "margin", "credit is worked out for the best token alone, scorer='margin' compares it with the second; use confidence or neg_entropy"
     yield p.early_commit is not None and list(p.early_commit.parts) != sorted(p.early_commit.parts), "EarlyCommit(parts=...) must ascend"
 
 

@@ -3,7 +3,6 @@
 from fastdecode.ops._dispatch import implementation
 from fastdecode.ops.active_set import active_set
 from fastdecode.ops.adaptive_block_size import adaptive_block_size
-from fastdecode.ops.credit_fuse import credit_fuse
 from fastdecode.ops.kv_compact import kv_compact
 from fastdecode.ops.kv_write import kv_write
 from fastdecode.ops.process_probs import process_probs
@@ -16,7 +15,7 @@ from fastdecode.ops.verify_states import DraftStates, draft_states, verify_state
 from fastdecode.ops.verify_tree_greedy import TreePath, verify_tree_greedy
 from fastdecode.ops.verify_tree_point import verify_tree_point
 from fastdecode.ops.verify_tree_recursive import verify_tree_recursive
-from fastdecode.ops.vocab_stats import VocabStats, vocab_stats
+from fastdecode.ops.vocab_stats import TokenCredit, VocabStats, vocab_stats
 
 UNCOMPILED = ("transport_alpha",)  # a diagnostic in double precision
 
@@ -24,12 +23,12 @@ __all__ = [
     "ChainVerdict",
     "Commits",
     "DraftStates",
+    "TokenCredit",
     "TransportPlan",
     "TreePath",
     "VocabStats",
     "active_set",
     "adaptive_block_size",
-    "credit_fuse",
     "draft_states",
     "implementation",
     "kv_compact",

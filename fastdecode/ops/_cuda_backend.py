@@ -26,7 +26,6 @@ def row_threads(columns: int) -> int:
 GRIDS: dict[str, Callable[[tuple], tuple[int, int]]] = {
     "active_set": lambda a: (a[5], WARP),
     "adaptive_block_size": lambda a: ((a[7] + WARP - 1) // WARP, WARP),
-    "credit_fuse": lambda a: ((a[4] + WARP - 1) // WARP, WARP),
     "draft_states": lambda a: (a[6] * a[7], 4 * WARP),
     "kv_compact": lambda a: (a[1] * a[3] * a[13], WARP),
     "kv_write": lambda a: (a[2] * a[3], 4 * WARP),

@@ -8,7 +8,7 @@ from typing import Protocol, Sequence
 import numpy as np
 import torch
 
-from fastdecode.ops import VocabStats
+from fastdecode.ops import TokenCredit, VocabStats
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,13 @@ class DiffusionTarget(Protocol):
     def new_slots(self, rows: int, length: int):
         """Slots for `rows` sequences of `length` positions."""
 
-    def forward_active(self, slots, active: Sequence[ActiveRow], *, guidance: float = 0.0, ids: torch.Tensor | None = None, banned: torch.Tensor | None = None, temperature: torch.Tensor | None = None, key: torch.Tensor | None = None) -> VocabStats:  # fmt: skip
+    def forward_active(self, slots, active: Sequence[ActiveRow], *, guidance: float = 0.0, ids: torch.Tensor | None = None, banned: torch.Tensor | None = None, temperature: torch.Tensor | None = None, key: torch.Tensor | None = None, credit: TokenCredit | None = None) -> VocabStats:  # fmt: skip
         """`ops.vocab_stats` of the wanted logits, row after row; the logits themselves need not be kept.
 
         Args:
             guidance: if not 0, `active` are two halves that differ in their tokens alone, with and without a condition, and the
                 logits, half as many, are with + guidance * (with - without).
+            credit: on `device`; all else is on the CPU.
         """
 
     def logits_active(self, slots, active: Sequence[ActiveRow], guidance: float = 0.0) -> torch.Tensor:

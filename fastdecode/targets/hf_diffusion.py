@@ -82,11 +82,11 @@ class HFDiffusionTarget:
         slots.lengths[source] = length
         slots.copy_row(source, row)
 
-    def forward_active(self, slots: KVSlots, active: Sequence[ActiveRow], *, guidance: float = 0.0, ids=None, banned=None, temperature=None, key=None) -> VocabStats:
+    def forward_active(self, slots: KVSlots, active: Sequence[ActiveRow], *, guidance: float = 0.0, ids=None, banned=None, temperature=None, key=None, credit=None) -> VocabStats:
         """A step of masked diffusion, see `DiffusionTarget`."""
         logits = self.logits_active(slots, active, guidance)
         move = lambda t: None if t is None else t.to(self.device)
-        stats = ops.vocab_stats(logits, ids=move(ids), banned=move(banned), temperature=move(temperature), key=move(key))
+        stats = ops.vocab_stats(logits, ids=move(ids), banned=move(banned), temperature=move(temperature), key=move(key), credit=credit)
         return VocabStats(stats.floats.cpu(), stats.ints.cpu(), None if stats.id_logits is None else stats.id_logits.cpu())
 
     @torch.inference_mode()

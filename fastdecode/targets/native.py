@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from fastdecode import _C
-from fastdecode.ops import VocabStats, _check
+from fastdecode.ops import TokenCredit, VocabStats, _check
 from fastdecode.ops.vocab_stats import arguments, check_rows
 from fastdecode.speculative.tree import DraftTree
 from fastdecode.targets.active import ActiveRow
@@ -229,12 +229,12 @@ class NativeTarget:
     def copy_slots(self, slots: "_C.KvCache", source: int, row: int, length: int) -> None:
         slots.copy_row(source, row, length)
 
-    def forward_active(self, slots: "_C.KvCache", active: Sequence[ActiveRow], *, guidance: float = 0.0, ids: torch.Tensor | None = None, banned: torch.Tensor | None = None, temperature: torch.Tensor | None = None, key: torch.Tensor | None = None) -> VocabStats:  # fmt: skip
+    def forward_active(self, slots: "_C.KvCache", active: Sequence[ActiveRow], *, guidance: float = 0.0, ids: torch.Tensor | None = None, banned: torch.Tensor | None = None, temperature: torch.Tensor | None = None, key: torch.Tensor | None = None, credit: TokenCredit | None = None) -> VocabStats:  # fmt: skip
         """A step of masked diffusion, see `DiffusionTarget`; what a position yields does not depend on what else is in the pass."""
         tokens, rows = _tokens_at(active, guidance)
-        check_rows(rows, self.device, ids, banned, temperature, key)
+        check_rows(rows, self.device, ids, banned, temperature, key, credit)
         stats = VocabStats.empty(rows, 0 if ids is None else ids.shape[1])
-        self.transformer.forward_stats(slots, tokens, *arguments(ids, banned, temperature, key, stats), guidance=guidance)
+        self.transformer.forward_stats(slots, tokens, *arguments(ids, banned, temperature, key, stats, credit), guidance=guidance)
         return stats
 
     def logits_active(self, slots: "_C.KvCache", active: Sequence[ActiveRow], guidance: float = 0.0) -> torch.Tensor:

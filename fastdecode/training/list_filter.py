@@ -23,7 +23,7 @@ def train(path: str, prompts: int, seed: int, progress: Callable[[str], None] = 
     ids = [list(generator.tokenizer(q)["input_ids"]) for q in questions]
     answers = []
     for first in range(0, len(ids), 64):
-        answers += [_canvas(r) for r in generator.generate(ids[first : first + 64], LENGTH)]
+        answers += [_canvas(r) for r in generator.generate(ids[first : first + 64], max_new_tokens=LENGTH)]
         progress(f"{len(answers)} of {len(ids)} answers")
     kept = [i for i, answer in enumerate(answers) if len(answer) == LENGTH]
     replay = Replay(generator.target, [ids[i] for i in kept], [answers[i] for i in kept], generator.facts.mask)

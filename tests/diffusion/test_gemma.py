@@ -22,22 +22,22 @@ def model():
 
 def test_results_are_those_of_its_own_loop(model):
     made = DiffusionGemmaGenerator(model, byte_tokenizer())
-    result = made.generate([5, 6, 7, 8], 14, seed=3, **SETTINGS)
+    result = made.generate([5, 6, 7, 8], max_new_tokens=14, seed=3, **SETTINGS)
     torch.manual_seed(3)
     with torch.inference_mode():
         want = model.generate(torch.tensor([[5, 6, 7, 8]]), attention_mask=torch.ones(1, 4, dtype=torch.long), max_new_tokens=14, return_dict_in_generate=True, **SETTINGS)
     assert result.token_ids == want.sequences[0, 4:18].tolist()[: len(result.token_ids)] and len(result.token_ids) == 14
     assert result.finish_reason == "length" and result.text == byte_tokenizer().decode(result.token_ids, skip_special_tokens=True)
     assert result.stats.forwards >= 1 and result.stats.emitted == 14
-    assert made.generate([5, 6, 7, 8], 14, seed=3, **SETTINGS).token_ids == result.token_ids
+    assert made.generate([5, 6, 7, 8], max_new_tokens=14, seed=3, **SETTINGS).token_ids == result.token_ids
 
 
 def test_batches_and_stop_strings(model):
     made = DiffusionGemmaGenerator(model, byte_tokenizer())
-    results = made.generate(["hello", [5, 6]], 8, seed=1, **SETTINGS)
+    results = made.generate(["hello", [5, 6]], max_new_tokens=8, seed=1, **SETTINGS)
     assert len(results) == 2 and all(len(r.token_ids) == 8 for r in results)
-    whole = made.generate("hello", 8, seed=2, **SETTINGS)
-    cut = made.generate("hello", 8, seed=2, stop=whole.text[2], **SETTINGS)
+    whole = made.generate("hello", max_new_tokens=8, seed=2, **SETTINGS)
+    cut = made.generate("hello", max_new_tokens=8, seed=2, stop=whole.text[2], **SETTINGS)
     assert cut.finish_reason == "stop" and cut.text == whole.text[: whole.text.find(whole.text[2])]
 
 
@@ -47,4 +47,4 @@ def test_generators_name_each_other(model):
     with pytest.raises(ValueError, match="DiffusionGenerator runs LLaDA"):
         DiffusionGemmaGenerator(small_model())
     with pytest.raises(ValueError, match="max_new_tokens=0"):
-        DiffusionGemmaGenerator(model).generate([5], 0)
+        DiffusionGemmaGenerator(model).generate([5], max_new_tokens=0)

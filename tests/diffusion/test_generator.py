@@ -44,8 +44,8 @@ def test_checkpoints_by_their_real_names(kind, shards, tmp_path):
     by_hand = DiffusionGenerator(model, byte_tokenizer(), "llada", blocks=FixedBlocks(6), mask_token_id=MASK, eos_token_id=EOS, shift=kind == "Dream" and 1 or 0)
     assert isinstance(native.target, NativeTarget) and isinstance(modules.target, HFDiffusionTarget)
     assert native.facts.shift == (kind == "Dream") and native.facts.mask == MASK and native.facts.eos == (EOS,)
-    want = by_hand.generate(PROMPT, 14).token_ids
-    assert native.generate(PROMPT, 14).token_ids == modules.generate(PROMPT, 14).token_ids == want
+    want = by_hand.generate(PROMPT, max_new_tokens=14).token_ids
+    assert native.generate(PROMPT, max_new_tokens=14).token_ids == modules.generate(PROMPT, max_new_tokens=14).token_ids == want
 
 
 def test_the_name_traps_of_llada(tmp_path):
@@ -69,9 +69,9 @@ def test_tied_checkpoints_have_no_head(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors")
     with torch.no_grad():
         model.lm_head.weight.copy_(model.model.embed_tokens.weight)
-    want = DiffusionGenerator(model, byte_tokenizer(), "llada", mask_token_id=MASK, eos_token_id=EOS).generate(PROMPT, 8).token_ids
+    want = DiffusionGenerator(model, byte_tokenizer(), "llada", mask_token_id=MASK, eos_token_id=EOS).generate(PROMPT, max_new_tokens=8).token_ids
     for target in ("native", "hf"):
-        assert DiffusionGenerator.from_pretrained(str(tmp_path), "llada", target=target).generate(PROMPT, 8).token_ids == want
+        assert DiffusionGenerator.from_pretrained(str(tmp_path), "llada", target=target).generate(PROMPT, max_new_tokens=8).token_ids == want
 
 
 def remove(name):
@@ -150,18 +150,18 @@ def test_a_model_without_a_mask():
 
 
 CALLS = {
-    "a mask in the prompt": (lambda g: g.generate([1, MASK, 2], 4), ValueError, "holds the mask, token 255"),
-    "an empty prompt": (lambda g: g.generate("", 4), ValueError, "empty string"),
-    "no canvas": (lambda g: g.generate(PROMPT, 0), ValueError, "max_new_tokens=0"),
-    "half a token": (lambda g: g.generate(PROMPT, 2.5), ValueError, "max_new_tokens=2.5"),
-    "too long": (lambda g: g.generate(PROMPT, 600), ValueError, "609 positions, the model has 512.*at most 503"),
-    "far too long": (lambda g: g.generate(PROMPT, 10**9), ValueError, "the model has 512"),
-    "stop of another kind": (lambda g: g.generate(PROMPT, 4, stop=3), ValueError, "stop=3"),
-    "temperature": (lambda g: g.generate(PROMPT, 4, temperature=-1.0), ValueError, "temperature=-1.0"),
-    "seed": (lambda g: g.generate(PROMPT, 4, seed=-1), ValueError, "seed=-1"),
-    "stop": (lambda g: g.generate(PROMPT, 4, stop=[""]), ValueError, "stop="),
-    "an id outside": (lambda g: g.generate([1, 5000], 4), ValueError, "token id 5000"),
-    "a stream with a mask": (lambda g: g.stream([1, MASK], 4), ValueError, "holds the mask"),
+    "a mask in the prompt": (lambda g: g.generate([1, MASK, 2], max_new_tokens=4), ValueError, "holds the mask, token 255"),
+    "an empty prompt": (lambda g: g.generate("", max_new_tokens=4), ValueError, "empty string"),
+    "no canvas": (lambda g: g.generate(PROMPT, max_new_tokens=0), ValueError, "max_new_tokens=0"),
+    "half a token": (lambda g: g.generate(PROMPT, max_new_tokens=2.5), ValueError, "max_new_tokens=2.5"),
+    "too long": (lambda g: g.generate(PROMPT, max_new_tokens=600), ValueError, "609 positions, the model has 512.*at most 503"),
+    "far too long": (lambda g: g.generate(PROMPT, max_new_tokens=10**9), ValueError, "the model has 512"),
+    "stop of another kind": (lambda g: g.generate(PROMPT, max_new_tokens=4, stop=3), ValueError, "stop=3"),
+    "temperature": (lambda g: g.generate(PROMPT, max_new_tokens=4, temperature=-1.0), ValueError, "temperature=-1.0"),
+    "seed": (lambda g: g.generate(PROMPT, max_new_tokens=4, seed=-1), ValueError, "seed=-1"),
+    "stop": (lambda g: g.generate(PROMPT, max_new_tokens=4, stop=[""]), ValueError, "stop="),
+    "an id outside": (lambda g: g.generate([1, 5000], max_new_tokens=4), ValueError, "token id 5000"),
+    "a stream with a mask": (lambda g: g.stream([1, MASK], max_new_tokens=4), ValueError, "holds the mask"),
     "infill": (lambda g: g.infill(["a", Gap(2)]), PermissionError, "allow_infill=True"),
 }
 
@@ -176,7 +176,7 @@ def test_wrong_calls(name):
 @pytest.mark.parametrize("parts", [dict(drafts=FreeDraft(2)), dict(credit=Credit(), unmask=Threshold())])
 def test_what_is_defined_for_the_most_probable_tokens_only(parts):
     with pytest.raises(ValueError, match="use temperature=0"):
-        generator("native", **parts).generate(PROMPT, 4, temperature=0.5)
+        generator("native", **parts).generate(PROMPT, max_new_tokens=4, temperature=0.5)
 
 
 INFILL = {
@@ -218,7 +218,7 @@ def test_infill_fills_gaps_and_nothing_else(shift, parts):
 def test_a_mask_in_given_text_is_never_an_open_position():
     made = generator("native", mask_in_text="text", blocks=FixedBlocks(6))
     prompt = [5, MASK, 9, MASK]
-    result = made.generate(prompt, 6)
+    result = made.generate(prompt, max_new_tokens=6)
     assert sorted(p for p, _, _ in result.stats.commit_order) == list(range(6))
     assert len(result.token_ids) == 6 and MASK not in result.token_ids
     with pytest.raises(ValueError, match="mask_in_text='open'"):
@@ -227,8 +227,8 @@ def test_a_mask_in_given_text_is_never_an_open_position():
 
 def test_states_of_a_stream_lead_to_the_result():
     made = generator("native", blocks=FixedBlocks(6), unmask=Threshold(0.3), eos=EOS)
-    states = list(made.stream([PROMPT, PROMPT[:4]], 15))
-    results = made.generate([PROMPT, PROMPT[:4]], 15)
+    states = list(made.stream([PROMPT, PROMPT[:4]], max_new_tokens=15))
+    results = made.generate([PROMPT, PROMPT[:4]], max_new_tokens=15)
     for index, result in enumerate(results):
         own = [s for s in states if s.index == index]
         assert [s.forwards for s in own] == list(range(1, result.stats.forwards + 1))
@@ -240,15 +240,15 @@ def test_states_of_a_stream_lead_to_the_result():
 
 def test_stop_strings_cut_the_text():
     made = generator("native", blocks=FixedBlocks(6))
-    whole = made.generate(PROMPT, 16)
+    whole = made.generate(PROMPT, max_new_tokens=16)
     middle = whole.text[5:7]
-    cut = made.generate(PROMPT, 16, stop=middle)
+    cut = made.generate(PROMPT, max_new_tokens=16, stop=middle)
     assert cut.finish_reason == "stop" and cut.text == whole.text[: whole.text.find(middle)]
 
 
 def test_early_commit_fills_everything_at_once():
     made = generator("native", early_commit=EarlyCommit(bars=(0.0, 0.0, 0.0)), blocks=FixedBlocks(6))
-    result = made.generate(PROMPT, 16)
+    result = made.generate(PROMPT, max_new_tokens=16)
     logits = all_logits(diffusion_model(0, 3, torch.float32), PROMPT + [MASK] * 16)
     logits[:, MASK] = -torch.inf
     assert result.stats.forwards == 1 and result.token_ids == logits[len(PROMPT) :].argmax(-1).tolist()
@@ -256,16 +256,16 @@ def test_early_commit_fills_everything_at_once():
 
 def test_statistics_and_seeds():
     made = generator("native", blocks=FixedBlocks(6), steps=UniformSteps(3))
-    a, b = made.generate(PROMPT, 18, temperature=1.0, seed=5), made.generate(PROMPT, 18, temperature=1.0, seed=5)
-    assert a.token_ids == b.token_ids and a.token_ids != made.generate(PROMPT, 18, temperature=1.0, seed=6).token_ids
+    a, b = made.generate(PROMPT, max_new_tokens=18, temperature=1.0, seed=5), made.generate(PROMPT, max_new_tokens=18, temperature=1.0, seed=5)
+    assert a.token_ids == b.token_ids and a.token_ids != made.generate(PROMPT, max_new_tokens=18, temperature=1.0, seed=6).token_ids
     stats = a.stats.to_dict()
     assert stats["rounds"] == 9 and stats["emitted"] == 18 and a.stats.tokens_per_forward == 2.0 and a.stats.lossless
     assert stats["recomputed"] == 9 * (len(PROMPT) + 18) and set(stats["seconds"]) == {"target", "commit"}
-    assert not generator("native", cache=Dual()).generate(PROMPT, 4).stats.lossless
+    assert not generator("native", cache=Dual()).generate(PROMPT, max_new_tokens=4).stats.lossless
 
 
 def test_equal_prompts_of_one_call_draw_different_tokens():
-    one, two = generator("native").generate([PROMPT, PROMPT], 12, temperature=1.5, seed=1)
+    one, two = generator("native").generate([PROMPT, PROMPT], max_new_tokens=12, temperature=1.5, seed=1)
     assert one.token_ids != two.token_ids
 
 
@@ -315,7 +315,7 @@ def test_mixtures_of_experts(kind, names, tmp_path, caplog):
     assert isinstance(made.target, HFDiffusionTarget) and "runs through transformers" in caplog.text
     tokens, block = PROMPT + [MASK] * 7, 8 if kind == "llada2_moe" else None
     assert torch.equal(all_logits(made.target.model, tokens, 0, block), all_logits(model, tokens, 0, block))
-    result = made.generate([PROMPT, PROMPT[:3]], 10)
+    result = made.generate([PROMPT, PROMPT[:3]], max_new_tokens=10)
     assert all(MASK not in r.token_ids and (r.finish_reason == "eos" or len(r.token_ids) == 10) for r in result)
     assert (made.facts.block_length == 8) == (kind == "llada2_moe") and all(r.stats.lossless for r in result)
 

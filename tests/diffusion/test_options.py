@@ -40,15 +40,15 @@ def test_a_configuration_is_the_same_as_arguments(name):
 
 def test_stops_sequences_and_lengths():
     made = generator("native", blocks=FixedBlocks(6))
-    whole = made.generate(PROMPT, 16)
+    whole = made.generate(PROMPT, max_new_tokens=16)
     assert len(made.generate(PROMPT).token_ids) == 128
     for stop in ({"stop": whole.text[5:7]}, {"stop_strings": [whole.text[5:7]]}, {"generation_config": GenerationConfig(stop_strings=whole.text[5:7])}):
-        cut = made.generate(PROMPT, 16, **stop)
+        cut = made.generate(PROMPT, max_new_tokens=16, **stop)
         assert cut.finish_reason == "stop" and cut.text == whole.text[: whole.text.find(whole.text[5:7])]
-    several = made.generate([PROMPT, PROMPT[:4]], 12, temperature=1.0, seed=2, num_return_sequences=3)
+    several = made.generate([PROMPT, PROMPT[:4]], max_new_tokens=12, temperature=1.0, seed=2, num_return_sequences=3)
     assert len(several) == 6 and len({tuple(r.token_ids) for r in several}) == 6
-    assert [r.token_ids for r in made.generate([PROMPT] * 3, 12, temperature=1.0, seed=2)] == [r.token_ids for r in several[:3]]
-    assert len(made.generate(PROMPT, 4, num_return_sequences=2)) == 2
+    assert [r.token_ids for r in made.generate([PROMPT] * 3, max_new_tokens=12, temperature=1.0, seed=2)] == [r.token_ids for r in several[:3]]
+    assert len(made.generate(PROMPT, max_new_tokens=4, num_return_sequences=2)) == 2
     ragged = made.generate([PROMPT, PROMPT[:4]], max_length=12)
     assert [len(r.token_ids) for r in ragged] == [3, 8]
 
@@ -56,9 +56,9 @@ def test_stops_sequences_and_lengths():
 def test_values_of_the_policy_are_the_default():
     made = generator("native", blocks=FixedBlocks(6), sampling=Sampling(temperature=0.8, top_p=0.9))
     base = generator("native", blocks=FixedBlocks(6))
-    assert made.generate(PROMPT, 12, seed=1).token_ids == base.generate(PROMPT, 12, seed=1, temperature=0.8, top_p=0.9).token_ids
-    assert made.generate(PROMPT, 12, temperature=0, top_p=1.0).token_ids == made.generate(PROMPT, 12, do_sample=False).token_ids == base.generate(PROMPT, 12).token_ids
-    assert made.generate(PROMPT, 12, seed=1, do_sample=True).token_ids == made.generate(PROMPT, 12, seed=1).token_ids
+    assert made.generate(PROMPT, max_new_tokens=12, seed=1).token_ids == base.generate(PROMPT, max_new_tokens=12, seed=1, temperature=0.8, top_p=0.9).token_ids
+    assert made.generate(PROMPT, max_new_tokens=12, temperature=0, top_p=1.0).token_ids == made.generate(PROMPT, max_new_tokens=12, do_sample=False).token_ids == base.generate(PROMPT, max_new_tokens=12).token_ids
+    assert made.generate(PROMPT, max_new_tokens=12, seed=1, do_sample=True).token_ids == made.generate(PROMPT, max_new_tokens=12, seed=1).token_ids
 
 
 def test_every_remedy_is_given():
@@ -152,11 +152,11 @@ def test_sampling_that_does_not_fit_the_policy(name):
         make_policy("llada", sampling=sampling, **parts)
     changed = {f: getattr(sampling, f) for f in ("temperature", "top_p", "top_k", "alg_temp", "law_scores", "confidence_eos_eot_inf") if getattr(sampling, f) != getattr(Sampling(), f)}
     with pytest.raises(ValueError, match=message):
-        generator("native", eos=EOS, **parts).generate(PROMPT, 4, **changed)
+        generator("native", eos=EOS, **parts).generate(PROMPT, max_new_tokens=4, **changed)
 
 
 def test_stop_strings_need_a_tokenizer():
     made = generator("native")
     made.tokenizer = None
     with pytest.raises(ValueError, match=r"stop=\['x'\] needs a tokenizer"):
-        made.generate(torch.tensor(PROMPT), 4, stop="x")
+        made.generate(torch.tensor(PROMPT), max_new_tokens=4, stop="x")

@@ -2,15 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from fastdecode import ops
 from fastdecode.diffusion.caches import BlockCausal, Delayed, DelayedGreedy, Dual, Prefix
-from fastdecode.diffusion.credit import CreditTable
 from fastdecode.diffusion.order import global_ar_ness, local_ar_ness
 from fastdecode.diffusion.policies import (
     AdaptiveBlocks,
+    AdaptiveCredit,
     AscendingBlocks,
     AscendingSteps,
     Credit,
@@ -20,6 +21,7 @@ from fastdecode.diffusion.policies import (
     Factor,
     FixedBlocks,
     FreeDraft,
+    IndependentSteps,
     LearnedFilter,
     Threshold,
     TimeSteps,
@@ -29,8 +31,11 @@ from fastdecode.diffusion.policies import (
 )
 from fastdecode.diffusion.policy import Policy
 from fastdecode.diffusion.presets import PRESETS, make_policy
-from fastdecode.ops import VocabStats
+from fastdecode.ops import TokenCredit, VocabStats
 from fastdecode.training.unmask_filter import UnmaskFilter
+from tests.diffusion.models import MASK, all_logits, diffusion_model, generator
+from tests.models import random_prompt
+from tests.threads import one_thread  # noqa: F401
 
 
 def test_schedules():
@@ -48,6 +53,21 @@ def test_schedules():
         assert sum(map(sum, AscendingBlocks(count).plan(100))) == 100
 
 
+def test_independent_steps_follow_their_law():
+    """Step i commits a mask that is left with probability 1 - t(i + 1) / t(i), the last step all: n (1 - s / t) on average."""
+    draws = torch.rand(100, 2000, generator=torch.Generator().manual_seed(0)).numpy()
+    steps, left = IndependentSteps(8), np.full(100, 2000)
+    commits = np.stack([steps.commits(u) for u in draws])
+    for i in range(8):
+        t, s = (1 + (1e-3 - 1) * k / 8 for k in (i, i + 1))
+        share = 1 - s / t if i < 7 else 1.0
+        assert abs(commits[:, i].sum() - left.sum() * share) <= 4 * math.sqrt(left.sum() * share * (1 - share))
+        assert np.std(commits[:, i] - left * share) == pytest.approx(math.sqrt(left.mean() * share * (1 - share)), rel=0.25)
+        left = left - commits[:, i]
+    assert left.sum() == 0 and steps.quotas(np.array([0.99, 0.5, 0.49, 0.0])) == [1, 2, 1]
+    assert IndependentSteps(4).quotas(np.array([0.0, 0.0])) == [2] and IndependentSteps(1).quotas(np.array([0.3, 0.9])) == [2]
+
+
 def test_damping_of_eos():
     damping = EndDamping(0.4, 1.0)
     assert [round(damping.factor(i, 8), 6) for i in (0, 4, 7)] == [0.4, 0.742857, 1.0]
@@ -61,38 +81,69 @@ def test_bars_of_prophet():
     assert [bars.count(b) for b in (7.5, 5.0, 2.5)] == [84, 171 - 84, 256 - 171]
 
 
-def half(token: int) -> VocabStats:
-    """A row in which one token has probability 1/2, and its logit where it is asked for."""
-    logits = torch.full((1, 5), -30.0)
-    logits[0, token], logits[0, (token + 1) % 5] = 0.0, -1e-9
-    return ops.vocab_stats(logits, ids=torch.tensor([[token] + [-1] * 15], dtype=torch.int32))
+def empty_credit(positions: int, *rates: float) -> TokenCredit:
+    return TokenCredit(torch.arange(positions, dtype=torch.int32), torch.full((positions, 16), -1, dtype=torch.int32), torch.zeros(positions, 16), torch.tensor([rates] * positions))
 
 
 def test_credit_grows_as_worked_out():
-    table = CreditTable(Credit(alpha=0.7, gamma=0.2, beta=0.8), 1, 1)
-    rows = positions = torch.zeros(1, dtype=torch.long)
+    """A token has probability 1/2 in every pass."""
+    logits = torch.tensor([[-30.0, -30.0, 0.0, -1e-9, -30.0]])
+    held = empty_credit(1, 0.7, 0.2, 0.8)
     for credit, bonus in ((0.870551, 0.438363), (1.566991, 0.659914), (2.124143, 0.797412)):
-        fused = table.fuse(half(2), rows, positions)
-        assert table.values.max().item() == pytest.approx(credit, abs=1e-6)
-        assert fused.top1.item() == pytest.approx(bonus, abs=2e-6)
-        assert (fused.sample_logit - fused.logsumexp).exp().item() == pytest.approx(1 / (1 + math.exp(-bonus)), abs=1e-5)
+        stats = ops.vocab_stats(logits, credit=held)
+        assert held.values.max().item() == pytest.approx(credit, abs=1e-6)
+        assert stats.sample_logit.item() == pytest.approx(bonus, abs=2e-6)
+        assert (stats.sample_logit - stats.logsumexp).exp().item() == pytest.approx(1 / (1 + math.exp(-bonus)), abs=1e-5)
 
 
 def test_credit_equals_changed_logits():
     """On random rows over many steps, the correction of statistics is what a softmax of the changed logits gives."""
     generator = torch.Generator().manual_seed(0)
-    table, dense = CreditTable(Credit(), 1, 3), torch.zeros(3, 40, dtype=torch.float64)
-    rows, positions = torch.zeros(3, dtype=torch.long), torch.arange(3)
+    held, dense = empty_credit(3, 0.7, 0.2, 0.8), torch.zeros(3, 40, dtype=torch.float64)
     for _ in range(10):
         logits = torch.randn(3, 40, generator=generator) * 2
-        stats = ops.vocab_stats(logits, ids=table.ids[rows, positions])
-        p = logits.double().softmax(-1)
+        stats, p = ops.vocab_stats(logits, credit=held), logits.double().softmax(-1)
         dense = dense * 0.8
         dense[torch.arange(3), p.argmax(-1)] += p.max(-1).values ** 0.2
-        changed = logits.double() + 0.7 * dense.log1p()
-        fused = table.fuse(stats, rows, positions)
-        assert torch.equal(fused.ints[:, 1].long(), changed.argmax(-1))
-        torch.testing.assert_close((fused.sample_logit - fused.logsumexp).exp(), changed.softmax(-1).max(-1).values.float(), rtol=1e-5, atol=1e-6)
+        assert 0 <= dense.min() and dense.max() <= 1 / (1 - 0.8)
+        law = (logits.double() + 0.7 * dense.log1p()).log_softmax(-1)
+        assert torch.equal(stats.sample.long(), law.argmax(-1)) and torch.equal(stats.argmax.long(), p.argmax(-1))
+        torch.testing.assert_close((stats.sample_logit - stats.logsumexp).exp(), law.max(-1).values.exp().float(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(stats.entropy, -(law.exp() * law).sum(-1).float(), rtol=1e-5, atol=1e-5)
+
+
+def credited_tokens(model, prompt: list[int], canvas: int, block: int, bar: float, adaptive: bool) -> list[int]:
+    """CreditDecoding over a threshold, from its specification, with credit for all tokens."""
+    tokens = prompt + [MASK] * canvas
+    for begin in range(len(prompt), len(tokens), block):
+        inside = torch.arange(begin, min(begin + block, len(tokens)))
+        credit = torch.zeros(len(inside), model.config.vocab_size, dtype=torch.float64)
+        while masked := [i for i, p in enumerate(inside.tolist()) if tokens[p] == MASK]:
+            filled = 1 - len(masked) / len(inside)
+            alpha, gamma, beta = (filled, 1.0, filled) if adaptive else (0.7, 0.2, 0.8)
+            logits = all_logits(model, tokens)[inside]
+            logits[:, MASK] = -torch.inf
+            best = logits.softmax(-1).max(-1)
+            credit *= beta
+            credit[masked, best.indices[masked]] += best.values[masked] ** gamma
+            confidence, proposal = (logits + alpha * credit.log1p()).softmax(-1).max(-1)
+            surest = max(masked, key=lambda i: (float(confidence[i]), -i))
+            for i in masked:
+                if i == surest or confidence[i] >= bar:
+                    tokens[int(inside[i])] = int(proposal[i])
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("target", ["hf", "native"])
+@pytest.mark.parametrize("credit", [Credit(), AdaptiveCredit()])
+def test_credit_in_decoding(credit, target):
+    prompts, bar = [random_prompt(n, seed=n) for n in (5, 9, 1, 12)], 0.05
+    made = generator(target, blocks=FixedBlocks(6), unmask=Threshold(bar), credit=credit)
+    want = [credited_tokens(diffusion_model(), p, 17, 6, bar, isinstance(credit, AdaptiveCredit)) for p in prompts]
+    results = made.generate(prompts, max_new_tokens=17)
+    assert [r.token_ids for r in results] == want
+    plain = generator(target, blocks=FixedBlocks(6), unmask=Threshold(bar)).generate(prompts, max_new_tokens=17)
+    assert [r.stats.commit_order for r in plain] != [r.stats.commit_order for r in results]
 
 
 def adaptive(proposals: list[int], confidences: list[float], reach: int, default: int = 8) -> int:
@@ -152,6 +203,8 @@ BAD = [
     (dict(blocks=AdaptiveBlocks(), steps=UniformSteps(4)), "cannot be planned"),
     (dict(blocks=AscendingBlocks(2)), "needs steps=AscendingSteps"),
     (dict(steps=TimeSteps(8)), "use blocks=WholeCanvas"),
+    (dict(steps=IndependentSteps(8), scorer="random"), "IndependentSteps is a schedule of the whole canvas"),
+    (dict(steps=IndependentSteps(8), blocks=WholeCanvas()), "draws positions, scorer='confidence' chooses them"),
     (dict(unmask=EntropyBelow()), "scorer='neg_entropy'"),
     (dict(unmask=Threshold(), scorer="neg_entropy"), "compares probabilities"),
     (dict(unmask=Factor(), scorer="random"), "compares probabilities"),
@@ -172,6 +225,7 @@ BAD = [
     (dict(early_commit=EarlyCommit(parts=(0.7, 0.3))), "must ascend"),
     (dict(cache=BlockCausal(), blocks=WholeCanvas()), "FixedBlocks of the model's length"),
     (dict(credit=Credit(), scorer="random"), "ignores them"),
+    (dict(credit=Credit(), scorer="margin"), "for the best token alone"),
     (dict(drafts=FreeDraft(), cut_at_eos=True), "end_at_eos alone"),
     (dict(cut_at_eos=True, end_at_eos=False), "leave one of them out"),
     (dict(scorer="best"), "scorer='best' is unknown"),

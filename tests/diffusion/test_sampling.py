@@ -35,7 +35,7 @@ def most_probable(logits: torch.Tensor) -> tuple:
 
 
 def texts(made, prompts=PROMPTS, canvas=12, **options):
-    return [r.token_ids for r in made.generate(prompts, canvas, seed=0, **options)]
+    return [r.token_ids for r in made.generate(prompts, max_new_tokens=canvas, seed=0, **options)]
 
 
 @pytest.mark.parametrize("shift", [0, 1])
@@ -55,7 +55,7 @@ def test_guidance(scale, target, shift):
     assert want != texts(generator(target, shift, blocks=BLOCKS))
     for cache in (NoCache(), Delayed(1), Prefix(1), Dual(1)):
         made = generator(target, shift, blocks=BLOCKS, cache=cache)
-        results = made.generate(PROMPTS, 12, cfg_scale=scale)
+        results = made.generate(PROMPTS, max_new_tokens=12, cfg_scale=scale)
         assert [r.token_ids for r in results] == want
         assert [r.stats.recomputed for r in results] == [2 * 12 * (len(p) + 12) for p in PROMPTS]
         assert texts(made, guidance_scale=scale + 1) == want
@@ -67,8 +67,8 @@ def test_guidance_goes_with_caches_and_drafts(weights):
     for cache in (NoCache(), Prefix(), Dual()):
         static = generator("native", weights=weights, blocks=BLOCKS, cache=cache)
         drafted = generator("native", weights=weights, blocks=BLOCKS, cache=cache, drafts=FreeDraft(4))
-        want = static.generate(PROMPTS, 17, cfg_scale=1.0)
-        got = drafted.generate(PROMPTS, 17, cfg_scale=1.0)
+        want = static.generate(PROMPTS, max_new_tokens=17, cfg_scale=1.0)
+        got = drafted.generate(PROMPTS, max_new_tokens=17, cfg_scale=1.0)
         assert [r.token_ids for r in got] == [r.token_ids for r in want]
         assert all(g.stats.forwards <= w.stats.forwards for g, w in zip(got, want)) and sum(r.stats.accepted for r in got) > 0
         assert texts(static, PROMPTS[1:2], 17, cfg_scale=1.0) == [want[1].token_ids]
@@ -80,7 +80,7 @@ def test_guidance_goes_with_caches_and_drafts(weights):
 def test_neutral_values_are_the_base(name):
     made = generator("native", blocks=BLOCKS, eos=EOS)
     off = {"top_p": 1.0, "top_k": 0, "logits_eos_inf": False, "confidence_eos_eot_inf": False, "guidance_scale": 1.0, "do_sample": False}.get(name, 0.0)
-    want, got = made.generate(PROMPTS, 18), made.generate(PROMPTS, 18, **{name: off})
+    want, got = made.generate(PROMPTS, max_new_tokens=18), made.generate(PROMPTS, max_new_tokens=18, **{name: off})
     assert [r.token_ids for r in got] == [r.token_ids for r in want] and [r.stats.commit_order for r in got] == [r.stats.commit_order for r in want]
 
 
@@ -111,7 +111,7 @@ def test_the_end_of_the_text_comes_last(mode, target):
         return x, 0.0 if x in [*ends, turn] else float(logits.softmax(-1)[x])
 
     made = generator(target, blocks=BLOCKS, eot_token_id=turn, end_at_eos=False)
-    results = made.generate(PROMPTS, 12, confidence_eos_eot_inf=mode, eos_token_id=ends)
+    results = made.generate(PROMPTS, max_new_tokens=12, confidence_eos_eot_inf=mode, eos_token_id=ends)
     want = [sampler(p, 12, 6, lambda tokens: all_logits(model, tokens), score) for p in PROMPTS]
     for result, tokens in zip(results, want):
         end = next((i + 1 for i, t in enumerate(tokens) if t in ends), 12)
@@ -121,9 +121,9 @@ def test_the_end_of_the_text_comes_last(mode, target):
 
 def test_at_a_temperature_the_published_code_puts_turns_last_alone():
     made = generator("native", blocks=BLOCKS, eot_token_id=100, eos=EOS, end_at_eos=False)
-    free = made.generate(PROMPTS, 12, temperature=1.0, seed=1, confidence_eos_eot_inf=True)
+    free = made.generate(PROMPTS, max_new_tokens=12, temperature=1.0, seed=1, confidence_eos_eot_inf=True)
     assert [p for r in free for p, _, s in r.stats.commit_order if s == 0.0] == [i for r in free for i, t in enumerate(r.token_ids) if t in (EOS, 100)]
-    made.generate(PROMPTS, 12, temperature=1.0, seed=1, confidence_eos_eot_inf="reference")
+    made.generate(PROMPTS, max_new_tokens=12, temperature=1.0, seed=1, confidence_eos_eot_inf="reference")
 
 
 def test_damping_and_last_places_multiply():
@@ -166,9 +166,9 @@ def test_filters_change_scores_where_nothing_is_drawn(target, shift, top_p, top_
 def test_ties_of_filters_by_position():
     """With a nucleus of one token all confidences are 1."""
     made = generator("native", blocks=BLOCKS, sampling=Sampling(top_p=1e-6, ties="position"))
-    assert [p for p, _, _ in made.generate(PROMPTS[0], 12).stats.commit_order] == list(range(12))
+    assert [p for p, _, _ in made.generate(PROMPTS[0], max_new_tokens=12).stats.commit_order] == list(range(12))
     by_probability = generator("native", blocks=BLOCKS, sampling=Sampling(top_p=1e-6))
-    assert by_probability.generate(PROMPTS[0], 12).token_ids == generator("native", blocks=BLOCKS).generate(PROMPTS[0], 12).token_ids
+    assert by_probability.generate(PROMPTS[0], max_new_tokens=12).token_ids == generator("native", blocks=BLOCKS).generate(PROMPTS[0], max_new_tokens=12).token_ids
 
 
 def chi_square_fits(counts: np.ndarray, law: np.ndarray) -> bool:
@@ -184,16 +184,16 @@ def test_draws_follow_the_filtered_law(sampling):
     logits = all_logits(diffusion_model(0, 3, torch.float64), prompt + [MASK])[-1]
     logits[MASK] = -torch.inf
     law = filtered(logits, sampling.temperature, sampling.top_p, sampling.top_k).numpy()
-    results = made.generate([prompt] * 3000, 1, seed=1)
+    results = made.generate([prompt] * 3000, max_new_tokens=1, seed=1)
     assert chi_square_fits(np.bincount([r.token_ids[0] for r in results], minlength=len(law)), law)
     assert all(abs(r.stats.commit_order[0][2] - law[r.token_ids[0]]) < 1e-4 for r in results[:50])  # confidences are those of the law
 
 
 def test_positions_are_drawn_by_their_scores():
     made, prompt, weight = generator("native", blocks=WholeCanvas()), PROMPTS[0], 0.2
-    scores = np.array([s for _, _, s in sorted(generator("native", blocks=WholeCanvas(), unmask=Threshold(0.0)).generate(prompt, 8).stats.commit_order)])
+    scores = np.array([s for _, _, s in sorted(generator("native", blocks=WholeCanvas(), unmask=Threshold(0.0)).generate(prompt, max_new_tokens=8).stats.commit_order)])
     law = np.exp(scores / weight) / np.exp(scores / weight).sum()
-    first = [next(iter(made.stream([prompt], 8, alg_temp=weight, seed=s))).token_ids for s in range(600)]
+    first = [next(iter(made.stream([prompt], max_new_tokens=8, alg_temp=weight, seed=s))).token_ids for s in range(600)]
     counts = np.bincount([next(i for i, t in enumerate(ids) if t is not None) for ids in first], minlength=8)
     assert chi_square_fits(counts, law)
     assert texts(made, alg_temp=1e-9) == texts(made)
@@ -203,7 +203,7 @@ def test_positions_are_drawn_by_their_scores():
 def test_drafts_give_the_text_of_one_token_per_step(options):
     ends = list(range(0, 70, 11))
     for cache in (NoCache(), Dual()):
-        static, drafted = (generator("native", blocks=BLOCKS, cache=cache, **parts).generate(PROMPTS, 17, eos_token_id=ends, **options) for parts in ({}, {"drafts": FreeDraft(4)}))
+        static, drafted = (generator("native", blocks=BLOCKS, cache=cache, **parts).generate(PROMPTS, max_new_tokens=17, eos_token_id=ends, **options) for parts in ({}, {"drafts": FreeDraft(4)}))
         assert [r.token_ids for r in drafted] == [r.token_ids for r in static]
         assert all(d.stats.forwards <= s.stats.forwards for d, s in zip(drafted, static))
 
@@ -212,7 +212,7 @@ def test_drafts_give_the_text_of_one_token_per_step(options):
 def test_early_commits_look_at_the_models_own_logits(options):
     base, never, at_once = (generator("native", blocks=BLOCKS, **parts) for parts in ({}, {"early_commit": EarlyCommit(bars=(1e9,) * 3)}, {"early_commit": EarlyCommit(bars=(0.0,) * 3)}))
     assert texts(never, **options) == texts(base, **options)
-    assert all(r.stats.forwards == 1 for r in at_once.generate(PROMPTS, 12, seed=0, **options))
+    assert all(r.stats.forwards == 1 for r in at_once.generate(PROMPTS, max_new_tokens=12, seed=0, **options))
 
 
 def test_rows_do_not_influence_each_other():

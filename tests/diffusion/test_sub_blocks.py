@@ -43,21 +43,21 @@ def sampler(model, prompt: list[int], canvas: int, block: int, part: int, bar: f
 def test_parts_are_filled_as_specified(target, shift, block, part, bar):
     made = generator(target, shift, block_length=block, blocks=SubBlocks(part), cache=BlockCausal(), unmask=Threshold(bar))
     model = diffusion_model(shift, 3, torch.float64)
-    results = made.generate(PROMPTS, 21)
+    results = made.generate(PROMPTS, max_new_tokens=21)
     want = [sampler(model, p, 21, block, part, bar, shift) for p in PROMPTS]
     assert [(r.token_ids, r.stats.forwards) for r in results] == want and all(r.stats.lossless for r in results)
     if bar == 1.5:
         assert all(r.stats.forwards == 21 for r in results)
-    assert made.generate(PROMPTS[3], 21).token_ids == want[3][0]
+    assert made.generate(PROMPTS[3], max_new_tokens=21).token_ids == want[3][0]
 
 
 @pytest.mark.parametrize("shift", [0, 1])
 def test_the_cache_inside_blocks(shift):
     """With one layer it is exact: keys and values depend on the token and its place alone. With more it is not, and computes less."""
     parts = {"block_length": 16, "blocks": SubBlocks(8), "unmask": Threshold(0.25)}
-    cached, exact = (generator("native", shift, 1, cache=BlockCausal(c), **parts).generate(PROMPTS, 37) for c in (True, False))
+    cached, exact = (generator("native", shift, 1, cache=BlockCausal(c), **parts).generate(PROMPTS, max_new_tokens=37) for c in (True, False))
     assert [r.token_ids for r in cached] == [r.token_ids for r in exact]
-    cached, exact = (generator("native", shift, cache=BlockCausal(c), **parts).generate(PROMPTS, 37) for c in (True, False))
+    cached, exact = (generator("native", shift, cache=BlockCausal(c), **parts).generate(PROMPTS, max_new_tokens=37) for c in (True, False))
     assert not any(r.stats.lossless for r in cached) and all(r.stats.lossless for r in exact)
     assert sum(r.stats.recomputed for r in cached) < sum(r.stats.recomputed for r in exact)
     assert all(MASK not in r.token_ids and len(r.token_ids) == 37 for r in cached)
@@ -65,7 +65,7 @@ def test_the_cache_inside_blocks(shift):
 
 def test_what_the_cache_inside_blocks_computes():
     made = generator("native", 1, block_length=16, blocks=SubBlocks(8), cache=BlockCausal(parts=True), unmask=Threshold(1.5))
-    (result,) = made.generate([PROMPTS[2]], 16)
+    (result,) = made.generate([PROMPTS[2]], max_new_tokens=16)
     order = [p for p, _, _ in result.stats.commit_order]
     assert order[0] == 0 and set(order[:8]) == set(range(8))
     first = order.index(8)  # when the second part's first token came
@@ -85,7 +85,7 @@ def test_checkpoints_of_fast_dllm_v2(tmp_path):
     checkpoint("Dream", tmp_path, model_type="Fast_dLLM_Qwen", architectures=["Fast_dLLM_QwenForCausalLM"], bd_size=16)
     made = DiffusionGenerator.from_pretrained(str(tmp_path), "fast-dllm-v2")
     assert made.facts.block_length == 16 and made.facts.shift == 1 and made.policy.blocks == SubBlocks(8) and made.policy.cache == BlockCausal(parts=True)
-    assert len(made.generate(PROMPTS[0], 20, eos_token_id=-1).token_ids) == 20
+    assert len(made.generate(PROMPTS[0], max_new_tokens=20, eos_token_id=-1).token_ids) == 20
     whole = DiffusionGenerator.from_pretrained(str(tmp_path), "llada")
     assert whole.policy.blocks == FixedBlocks(16) and whole.policy.cache == BlockCausal()
 

@@ -82,7 +82,7 @@ def test_the_filter_learns_what_is_final(tmp_path):
     run.export(tmp_path / "model")
     made = DiffusionGenerator.from_pretrained(tmp_path / "model", "llada", end_at_eos=False)
     prompts = [list(made.tokenizer(f"Compute {i}+{i}:\n")["input_ids"]) for i in range(12)]
-    answers = [(r.token_ids + r.token_ids[-1:] * LENGTH)[:LENGTH] for r in made.generate(prompts, LENGTH)]
+    answers = [(r.token_ids + r.token_ids[-1:] * LENGTH)[:LENGTH] for r in made.generate(prompts, max_new_tokens=LENGTH)]
     replay = Replay(made.target, prompts, answers, made.facts.mask)
     confidence, right, masked = replay.collect(oracle)
     assert confidence.shape == right.shape == masked.shape and masked[:12].all() and confidence.shape[1] == LENGTH

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastdecode import _C, ops
-from fastdecode.ops import reference
+from fastdecode.ops import TokenCredit, reference
 from fastdecode.ops.reference.random import stream_uniform
 
 # Floats agree with the double-precision reference within this bound (float32 sums over a block).
@@ -95,6 +95,50 @@ def test_banned_ids_do_not_exist(impl, device):
     assert everything.ints.tolist() == [[-1, -1]]
 
 
+def some_credit(rows: int, slots: int, vocab: int, seed: int) -> TokenCredit:
+    """Rows of logits get rows of a table one larger, in another order; some get none."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.stack([torch.randperm(vocab, generator=generator)[:slots] for _ in range(rows + 1)]).int()
+    ids = ids.masked_fill(torch.rand(ids.shape, generator=generator) < 0.4, -1)
+    values = torch.rand(ids.shape, generator=generator)
+    values = torch.where(torch.rand(ids.shape, generator=generator) < 0.1, 1e-7, values).masked_fill(ids < 0, 0.0)  # some are about to be forgotten
+    chosen = torch.randperm(rows + 1, generator=generator)[:rows].masked_fill(torch.rand(rows, generator=generator) < 0.2, -1)
+    rates = torch.tensor([0.7, 0.2, 0.8]).repeat(rows, 1) * torch.rand(rows, 3, generator=generator)
+    return TokenCredit(chosen.int(), ids, values, rates)
+
+
+@pytest.mark.parametrize("rows, slots, vocab", [(1, 1, 5), (7, 4, 30), (40, 16, 50), (0, 3, 9), (3, 64, 5003), (2, 16, 100001)])
+def test_credit(impl, device, rows, slots, vocab):
+    logits = 2 * torch.randn(rows, vocab, generator=torch.Generator().manual_seed(rows))
+    credit, banned = some_credit(rows, slots, vocab, vocab), torch.tensor([1], dtype=torch.int32)
+    want_credit, got_credit = (TokenCredit(*(t.clone() for t in credit)) for _ in range(2))
+    want = ops.VocabStats(*reference.vocab_stats(logits, banned=banned, credit=want_credit))
+    got_credit = TokenCredit(*(t.to(device) for t in got_credit))
+    got = ops.vocab_stats(logits.to(device), banned=banned.to(device), credit=got_credit)
+    assert torch.equal(got.ints.cpu(), want.ints) and torch.equal(got_credit.ids.cpu(), want_credit.ids)
+    torch.testing.assert_close(got_credit.values.cpu(), want_credit.values, rtol=1e-6, atol=0)
+    torch.testing.assert_close(got.floats.cpu(), want.floats, **CLOSE)
+    plain, without = ops.vocab_stats(logits.to(device), banned=banned.to(device)), got.without_credit()
+    assert torch.equal(without.ints, plain.ints)
+    assert all(torch.equal(getattr(without, name), getattr(plain, name)) for name in ("top1", "top2", "second", "logsumexp", "sample_logit"))
+
+
+def test_credit_without_a_bonus_changes_no_bit(impl, device):
+    logits = 2 * torch.randn(9, 700, generator=torch.Generator().manual_seed(8))
+    credit = TokenCredit(*(t.to(device) for t in some_credit(9, 8, 700, 1)))
+    credit.rates[:, 0] = 0.0
+    got, want = ops.vocab_stats(logits.to(device), credit=credit), ops.vocab_stats(logits.to(device))
+    assert torch.equal(got.ints, want.ints) and torch.equal(got.floats[:, :6], want.floats[:, :6])
+
+
+def test_credit_of_rows_without_finite_logits_stays(impl, device):
+    inf = math.inf
+    logits = torch.tensor([[0, inf, 1], [-inf, -inf, -inf], [math.nan, 1, 2]], device=device)
+    credit = TokenCredit(torch.arange(3, dtype=torch.int32, device=device), torch.tensor([[1, -1]] * 3, dtype=torch.int32, device=device), torch.tensor([[0.5, 0.0]] * 3, device=device), torch.ones(3, 3, device=device))
+    got = ops.vocab_stats(logits, credit=credit)
+    assert got.ints.tolist() == [[1, 1], [-1, -1], [-1, -1]] and credit.values.tolist() == [[0.5, 0.0]] * 3 and credit.ids.tolist() == [[1, -1]] * 3
+
+
 def test_sample_follows_the_softmax(impl, device):
     rows = {"reference": 4000, "cuda-sim": 2000}.get(impl, 20000)
     logits = torch.tensor([1.0, 0.0, -math.inf, 2.0, -1.0])
@@ -152,5 +196,14 @@ def test_wrong_arguments_are_named():
         ops.vocab_stats(good, ids=torch.zeros(2, 65, dtype=torch.int32))
     with pytest.raises(ValueError, match="at most 8"):
         ops.vocab_stats(good, banned=torch.zeros(9, dtype=torch.int32))
+    credit = some_credit(2, 4, 8, 0)
+    with pytest.raises(ValueError, match="credit is given and temperature too"):
+        ops.vocab_stats(good, credit=credit, temperature=torch.ones(2), key=keys(2))
+    with pytest.raises(ValueError, match=r"credit.values has shape \[3, 1\]"):
+        ops.vocab_stats(good, credit=credit._replace(values=torch.zeros(3, 1)))
+    with pytest.raises(TypeError, match="credit.ids has dtype torch.int64"):
+        ops.vocab_stats(good, credit=credit._replace(ids=credit.ids.long()))
+    with pytest.raises(ValueError, match="all rows that credit.rows names"):
+        ops.vocab_stats(good, credit=credit._replace(rows=torch.tensor([0, 3], dtype=torch.int32)))
     with pytest.raises(ValueError, match=r"out.ints has shape \[3, 2\]"):
         ops.vocab_stats(good, out=ops.VocabStats.empty(2)._replace(ints=torch.zeros(3, 2, dtype=torch.int32)))

@@ -6,7 +6,7 @@
 
 #include "fastdecode/block.cuh"
 #include "fastdecode/elements.cuh"
-#include "ops/cpu/vocab_stats.h"
+#include "ops/cpu/vocab_credit.h"
 
 namespace fastdecode {
 
@@ -127,6 +127,19 @@ FD_HD static inline void add_columns(const float* x, float before, VocabPart& p)
   p.weighted += double(weighted);
 }
 
+FD_HD static inline float logit_of(const VocabStatsArgs& a, int64_t row, int32_t id) {
+  bool hidden = id < 0 || id >= a.vocab;
+  for (int64_t i = 0; i < a.banned_count; ++i) hidden |= a.banned[i] == id;
+  return hidden ? -INFINITY : element_at(a.logits, a.dtype, row * a.stride + id);
+}
+
+// Logits of the tokens that have credit.
+struct CreditedLogits {
+  const VocabStatsArgs& a;
+  int64_t row;
+  FD_HD float operator[](int64_t k) const { return logit_of(a, row, a.credit_ids[a.credit_rows[row] * a.credit_slots + k]); }
+};
+
 FD_HD static inline void write_vocab_row(const VocabStatsArgs& a, int64_t row, const VocabPart& p) {
   const float nan = INFINITY - INFINITY;
   float* f = a.floats + row * kVocabColumns;
@@ -142,12 +155,7 @@ FD_HD static inline void write_vocab_row(const VocabStatsArgs& a, int64_t row, c
   f[kEntropy] = p.nan || !finite ? nan : float(entropy > 0 ? entropy : 0);
   f[kSampleLogit] = p.nan ? nan : ids[1] < 0 ? -INFINITY : element_at(a.logits, a.dtype, row * a.stride + ids[1]);
   for (int i = kSampleLogit + 1; i < kVocabColumns; ++i) f[i] = 0;
-}
-
-FD_HD static inline float logit_of(const VocabStatsArgs& a, int64_t row, int32_t id) {
-  bool hidden = id < 0 || id >= a.vocab;
-  for (int64_t i = 0; i < a.banned_count; ++i) hidden |= a.banned[i] == id;
-  return hidden ? -INFINITY : element_at(a.logits, a.dtype, row * a.stride + id);
+  if (a.credit_rows) add_credit(a, row, CreditedLogits{a, row});
 }
 
 FD_KERNEL vocab_stats_kernel(VocabStatsArgs a) {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "ops/cpu/vocab_credit.h"
 #include "ops/kernel.h"
 #include "runtime/parallel.h"
 
@@ -48,7 +49,7 @@ void merge(VocabPart& a, const VocabPart& b) {
   if (b.score > a.score) a.score = b.score, a.sample = b.sample;
 }
 
-void write_row(const VocabStatsArgs& a, int64_t row, const VocabPart& p, float sample_logit) {
+void write_row(const VocabStatsArgs& a, int64_t row, const VocabPart& p, float sample_logit, const float* credit_logits) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN(), kInf = std::numeric_limits<float>::infinity();
   float* f = a.floats + row * kVocabColumns;
   int32_t* i = a.ints + row * 2;
@@ -62,9 +63,19 @@ void write_row(const VocabStatsArgs& a, int64_t row, const VocabPart& p, float s
   f[kLogSumExp] = p.nan ? kNan : std::isfinite(p.top1) ? float(double(p.top1) + std::log(p.sum)) : p.top1;
   f[kEntropy] = p.nan || !std::isfinite(p.top1) ? kNan : float(std::max(0.0, std::log(p.sum) - p.weighted / p.sum));
   f[kSampleLogit] = p.nan ? kNan : drawn ? sample_logit : p.top1;
+  if (a.credit_rows) add_credit(a, row, credit_logits);
 }
 
 float logit_of(const VocabStatsArgs& a, int64_t row, int32_t id) { return id < 0 ? -std::numeric_limits<float>::infinity() : element(a.logits, a.dtype, row * a.stride + id); }
+
+// Of the ids that lie among the columns [begin, end).
+void logits_of(const VocabStatsArgs& a, int64_t row, int64_t begin, int64_t end, const int32_t* ids, int64_t count, float* out) {
+  for (int64_t k = 0; k < count; ++k) {
+    const bool hidden = ids[k] < 0 || ids[k] >= a.vocab || std::find(a.banned, a.banned + a.banned_count, ids[k]) != a.banned + a.banned_count;
+    if (hidden ? begin > 0 : ids[k] < begin || ids[k] >= end) continue;  // each is written once
+    out[k] = logit_of(a, row, hidden ? -1 : ids[k]);
+  }
+}
 
 void whole_row(const VocabStatsArgs& a, int64_t row, int64_t size) {
   VocabPart all = kEmptyPart;
@@ -75,8 +86,9 @@ void whole_row(const VocabStatsArgs& a, int64_t row, int64_t size) {
     if (part.sample < 0) part.score = -std::numeric_limits<double>::infinity();
     merge(all, part);
   }
-  write_row(a, row, all, logit_of(a, row, all.sample));
-  if (a.id_logits) write_id_logits(a, row, 0, a.vocab);
+  float credit_logits[kMaxCredit];
+  write_id_logits(a, row, 0, a.vocab, credit_logits);
+  write_row(a, row, all, logit_of(a, row, all.sample), credit_logits);
 }
 
 // A single row on several threads: every part on its own, then the same merges.
@@ -86,8 +98,9 @@ void split_row(const VocabStatsArgs& a, int64_t row, int64_t size) {
   parallel_for(count, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t k = begin; k < end; ++k) cuts[k] = vocab_cut(a, row, k * size, std::min(a.vocab, (k + 1) * size));
   });
-  write_vocab_stats(a, row, cuts, count);
-  if (a.id_logits) write_id_logits(a, row, 0, a.vocab);
+  float credit_logits[kMaxCredit];
+  write_id_logits(a, row, 0, a.vocab, credit_logits);
+  write_vocab_stats(a, row, cuts, count, credit_logits);
 }
 
 }  // namespace
@@ -98,16 +111,12 @@ VocabCut vocab_cut(const VocabStatsArgs& a, int64_t row, int64_t begin, int64_t 
   return {part, logit_of(a, row, part.sample)};
 }
 
-void write_id_logits(const VocabStatsArgs& a, int64_t row, int64_t begin, int64_t end) {
-  for (int64_t k = 0; k < a.ids_per_row; ++k) {
-    const int32_t id = a.ids[row * a.ids_per_row + k];
-    const bool hidden = id < 0 || id >= a.vocab || std::find(a.banned, a.banned + a.banned_count, id) != a.banned + a.banned_count;
-    if (hidden ? begin > 0 : id < begin || id >= end) continue;  // each is written once
-    a.id_logits[row * a.ids_per_row + k] = logit_of(a, row, hidden ? -1 : id);
-  }
+void write_id_logits(const VocabStatsArgs& a, int64_t row, int64_t begin, int64_t end, float* credit_logits) {
+  if (a.id_logits) logits_of(a, row, begin, end, a.ids + row * a.ids_per_row, a.ids_per_row, a.id_logits + row * a.ids_per_row);
+  if (a.credit_rows && a.credit_rows[row] >= 0) logits_of(a, row, begin, end, a.credit_ids + a.credit_rows[row] * a.credit_slots, a.credit_slots, credit_logits);
 }
 
-void write_vocab_stats(const VocabStatsArgs& a, int64_t row, const VocabCut* cuts, int64_t count) {
+void write_vocab_stats(const VocabStatsArgs& a, int64_t row, const VocabCut* cuts, int64_t count, const float* credit_logits) {
   VocabPart all = kEmptyPart;
   float sample_logit = -std::numeric_limits<float>::infinity();
   for (int64_t k = 0; k < count; ++k) {
@@ -115,7 +124,7 @@ void write_vocab_stats(const VocabStatsArgs& a, int64_t row, const VocabCut* cut
     merge(all, cuts[k].part);
     if (all.score > before) sample_logit = cuts[k].sample_logit;
   }
-  write_row(a, row, all, sample_logit);
+  write_row(a, row, all, sample_logit, credit_logits);
 }
 
 void vocab_stats(const VocabStatsArgs& a) {

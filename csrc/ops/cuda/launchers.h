@@ -3,7 +3,6 @@
 
 #include "ops/cpu/active_set.h"
 #include "ops/cpu/adaptive_block_size.h"
-#include "ops/cpu/credit_fuse.h"
 #include "ops/cpu/kv_compact.h"
 #include "ops/cpu/kv_write.h"
 #include "ops/cpu/process_probs.h"
@@ -23,7 +22,6 @@ namespace cuda {
 
 void active_set(const ActiveSetArgs& args, void* stream);
 void adaptive_block_size(const AdaptiveBlockSizeArgs& args, void* stream);
-void credit_fuse(const CreditFuseArgs& args, void* stream);
 void draft_states(const DraftStatesArgs& args, void* stream);
 void kv_compact(const KvCompactArgs& args, void* stream);
 void kv_write(const KvWriteArgs& args, void* stream);

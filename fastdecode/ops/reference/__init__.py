@@ -2,7 +2,6 @@
 
 from fastdecode.ops.reference.active_set import active_set
 from fastdecode.ops.reference.adaptive_block_size import adaptive_block_size
-from fastdecode.ops.reference.credit_fuse import credit_fuse
 from fastdecode.ops.reference.kv_compact import kv_compact
 from fastdecode.ops.reference.kv_write import kv_write
 from fastdecode.ops.reference.process_probs import process_probs
@@ -21,7 +20,6 @@ from fastdecode.ops.reference.vocab_stats import vocab_stats
 __all__ = [
     "active_set",
     "adaptive_block_size",
-    "credit_fuse",
     "draft_states",
     "kv_compact",
     "kv_write",

@@ -4,8 +4,10 @@ import torch
 
 from fastdecode.ops.reference.random import stream_uniform
 
+FORGOTTEN = 1e-6  # credit below
 
-def vocab_stats(logits, ids=None, banned=None, temperature=None, key=None):
+
+def vocab_stats(logits, ids=None, banned=None, temperature=None, key=None, credit=None):
     x = logits.double()
     if banned is not None:
         x = x.index_fill(1, banned[(banned >= 0) & (banned < x.shape[1])].long(), -math.inf)
@@ -23,7 +25,28 @@ def vocab_stats(logits, ids=None, banned=None, temperature=None, key=None):
     floats[:, :6] = torch.stack(columns, 1).masked_fill(nan[:, None], math.nan)
     floats[:, 2].masked_fill_(nan, -1)
     ints = torch.stack([first, sample], 1).masked_fill((nan | (top1 == -math.inf))[:, None], -1)
+    if credit is not None:
+        floats[:, 6] = floats[:, 3]
+        for r, row in enumerate(credit.rows.tolist()):
+            if row >= 0 and ints[r, 0] >= 0 and top1[r].isfinite():
+                add_credit(x[r], floats[r], ints[r], credit.ids[row], credit.values[row], credit.rates[r].double())
     return floats.float(), ints.int(), None if ids is None else logits_of(x, ids)
+
+
+def add_credit(x, floats, ints, ids, values, rates):
+    """Gives credit to the most probable token of the logits x, and looks at x + alpha log(1 + credit)."""
+    alpha, gamma, beta = rates
+    values.mul_(beta.float())
+    holder = (ids == ints[0]).nonzero()
+    slot = holder[0, 0] if len(holder) else values.argmin()  # without room, the least credited one goes
+    values[slot] = (values[slot].double() if len(holder) else 0.0) + (floats[0] - floats[3]).exp() ** gamma
+    ids[slot] = ints[0]
+    changed = x.clone()
+    changed[ids[ids >= 0].long()] += alpha * values[ids >= 0].double().log1p()
+    law = changed.log_softmax(0)
+    ints[1] = changed.argmax()
+    floats[3], floats[4], floats[5] = changed.logsumexp(0), -(law.exp() * law).nan_to_num(0.0).sum(), changed.max()
+    ids[values < FORGOTTEN], values[values < FORGOTTEN] = -1, 0.0
 
 
 def gumbel_sample(x, temperature, key):
