@@ -12,12 +12,13 @@ class Tree(NamedTuple):
     next_sibling: torch.Tensor  # int32 [B, N]
 
 
-def links(parents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """first_child and next_sibling of int32 parents [B, N]; siblings keep ascending node order."""
+def links(parents: torch.Tensor, descending: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """first_child and next_sibling of int32 parents [B, N]; siblings in ascending, or descending, node order."""
     first, sibling = torch.full_like(parents, -1), torch.full_like(parents, -1)
     for b in range(parents.shape[0]):
         last: dict[int, int] = {}
-        for node in range(1, parents.shape[1]):
+        nodes = range(1, parents.shape[1])
+        for node in reversed(nodes) if descending else nodes:
             parent = int(parents[b, node])
             if parent in last:
                 sibling[b, last[parent]] = node

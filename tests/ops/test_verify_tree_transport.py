@@ -8,7 +8,7 @@ from fastdecode import ops
 from fastdecode.ops import reference
 from fastdecode.ops.reference import transport
 from tests.laws import assert_follows, keys, random_laws
-from tests.trees import random_trees
+from tests.trees import links, random_trees
 
 
 def single(p, q, n, weight=1.0) -> transport.Plan:
@@ -190,6 +190,15 @@ def test_equals_reference(impl, device, batch, nodes, vocab, zeros):
     got = ops.verify_tree_transport(*(t.to(device) for t in arrays))
     for w, g in zip(want, got):
         assert torch.equal(w, g.cpu())
+
+
+def test_the_order_of_siblings_changes_nothing(impl, device):
+    tree = random_trees(20, 16, vocab=5, seed=3)
+    p, q = random_laws(20, 16, 5, seed=3), random_laws(20, 16, 5, seed=4)
+    offsets, flat = draws_of(tree, q, 5, seed=2)
+    laws = [t.to(device) for t in (p, q, keys(20, seed=1), offsets, flat)]
+    one, other = (ops.verify_tree_transport(tree.tokens.to(device), *(t.to(device) for t in order), *laws) for order in (links(tree.parents), links(tree.parents, descending=True)))
+    assert all(torch.equal(a, b) for a, b in zip(one, other)) and one.accept_len.max() > 1
 
 
 def roots(p: torch.Tensor, q: torch.Tensor, draws: torch.Tensor, seed: int = 0):
