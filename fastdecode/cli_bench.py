@@ -9,7 +9,7 @@ from typing import Annotated, Any, Iterator, Optional
 import typer
 from rich.table import Table
 
-from fastdecode.cli_options import DEFAULT_MODEL, Dtype, MaxNewTokens, Model, Temperature, checkpoint, err, load, numbers, out
+from fastdecode.cli_options import DEFAULT_MODEL, Dtype, MaxNewTokens, Model, SeveralValues, Temperature, checkpoint, err, load, numbers, out
 
 
 def acceptance(
@@ -17,8 +17,8 @@ def acceptance(
     target: Annotated[str, typer.Option(help="Path or hub name; the default is pulled when needed.")] = DEFAULT_MODEL,
     draft: Annotated[str, typer.Option(help="Path or hub name of a model with the same tokenizer; the target itself with --without-layers.")] = "",
     without_layers: Annotated[str, typer.Option(help="Layers to take out of the draft, e.g. 12,18: a draft model where there is no other.")] = "",
-    temperature: Annotated[Optional[list[float]], typer.Option(min=0.01, help="May be given several times; 0.8 and 1.0 by default.")] = None,
-    n: Annotated[Optional[list[int]], typer.Option("--n", min=1, help="Number of drafts, may be given several times; 2, 4 and 8 by default.")] = None,
+    temperature: Annotated[Optional[list[float]], typer.Option(min=0.01, help="One or several; 0.8 and 1.0 by default.")] = None,
+    n: Annotated[Optional[list[int]], typer.Option("--n", min=1, help="Numbers of drafts, one or several; 2, 4 and 8 by default.")] = None,
     limit: Annotated[Optional[int], typer.Option(min=1, help="Use this many prompts only.")] = None,
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Write the report here.")] = None,
     plot: Annotated[Optional[Path], typer.Option(help="Draw the report into this PNG file.")] = None,
@@ -139,6 +139,6 @@ def _bench_table(report: dict[str, Any]) -> Table:
 
 
 def register(app: typer.Typer, bench: typer.Typer) -> None:
-    app.command(epilog="Example: fastdecode acceptance --target big --draft small --prompts bench/data/spec_bench_120.jsonl --limit 12")(acceptance)
+    app.command(cls=SeveralValues, epilog="Example: fastdecode acceptance --target big --draft small --prompts bench/data/spec_bench_120.jsonl --n 2 4 8 --limit 12")(acceptance)
     bench.command("speculative", epilog="Example: fastdecode bench speculative --prompts bench/data/spec_bench_120.jsonl --methods hf,suffix --limit 12")(bench_speculative)
     bench.command("step", epilog="Example: fastdecode bench step --widths 1,8,32 --contexts 128,2048")(bench_step)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated, Iterator, Optional, Sequence
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 out, err = Console(), Console(stderr=True)
@@ -16,6 +17,27 @@ DrafterName = Annotated[str, typer.Option(help="auto, suffix, prompt_lookup, ada
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Upper bound of new tokens.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 decodes greedily.")]
 Seed = Annotated[Optional[int], typer.Option(min=0, help="Of the random numbers.")]
+
+
+class SeveralValues(TyperCommand):
+    """A command whose options that may be given several times also take several values at once: --n 2 3 4."""
+
+    def parse_args(self, ctx, args):
+        several = {name for p in self.params if getattr(p, "multiple", False) for name in p.opts}
+        return super().parse_args(ctx, list(_one_by_one(args, several)))
+
+
+def _one_by_one(args: Sequence[str], several: set[str]) -> Iterator[str]:
+    """--n 2 3 4 as --n 2 --n 3 --n 4."""
+    before: list[str] = []
+    for arg in args:
+        if arg.startswith("--"):
+            before = [arg]
+        elif len(before) > 1 and before[0] in several:
+            yield before[0]
+        else:
+            before.append(arg)
+        yield arg
 
 
 def checkpoint(model: str) -> str:

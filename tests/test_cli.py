@@ -88,8 +88,9 @@ def test_bench_writes_its_report(tmp_path):
 def test_acceptance_compares_a_pair(tmp_path):
     prompts, report = tmp_path / "prompts.jsonl", tmp_path / "report.json"
     prompts.write_text(json.dumps({"question_id": 1, "category": "qa", "turns": ["Say hi hi hi."]}) + "\n")
-    result = run("acceptance", "--prompts", str(prompts), "--without-layers", "12,18", "--temperature", "1.0", "--n", "2", "--json", str(report), "--plot", str(tmp_path / "rates.png"))
+    result = run("acceptance", "--prompts", str(prompts), "--without-layers", "12,18", "--temperature", "1.0", "--n", "2", "3", "--json", str(report), "--plot", str(tmp_path / "rates.png"))
     assert result.returncode == 0, result.stderr
+    assert [(r["temperature"], r["drafts"]) for r in json.loads(report.read_text())["rates"]] == [(1.0, 2), (1.0, 3)]
     rates = json.loads(report.read_text())["rates"][0]["verifiers"]
     assert rates["recursive"]["rate"] <= rates["transport"]["rate"] + 1e-6 and "transport" in result.stdout
     assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")

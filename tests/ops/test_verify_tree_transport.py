@@ -222,6 +222,24 @@ def test_tokens_have_the_law_of_the_target(impl, device, rows, vocab, n, zeros):
     assert abs(float(kept.double().mean()) - alpha) < 5 * (alpha * (1 - alpha) / count) ** 0.5 + 1e-3
 
 
+def test_a_random_number_of_draws_is_the_mixture(impl, device, rows):
+    p, q = random_laws(40, seed=8), random_laws(40, seed=9)
+    count, generator = rows(60_000), torch.Generator().manual_seed(3)
+    sizes = torch.tensor([0, 1, 3])[torch.multinomial(torch.tensor([0.2, 0.5, 0.3]), count, True, generator=generator)]
+    ends = sizes.cumsum(0)
+    draws = torch.multinomial(q.double(), int(ends[-1]), True, generator=generator).int()
+    offsets = torch.stack([ends - sizes, ends], 1).int()
+    one = torch.zeros(count, 1, dtype=torch.int32)
+    laws = [law.expand(count, 1, -1).contiguous() for law in (p, q)]
+    path = ops.verify_tree_transport(*(t.to(device) for t in (one, one - 1, one - 1, *laws, keys(count), offsets, draws)))
+    tokens = path.next_token.cpu()
+    assert_follows(tokens, p)
+    row_of = torch.repeat_interleave(torch.arange(count), sizes)
+    kept = torch.zeros(count, dtype=torch.bool).index_put_((row_of[draws == tokens[row_of]],), torch.tensor(True))
+    alpha = 0.5 * single(p.numpy(), q.numpy(), 1).alpha + 0.3 * single(p.numpy(), q.numpy(), 3).alpha
+    assert abs(float(kept.double().mean()) - alpha) < 5 * (alpha * (1 - alpha) / count) ** 0.5 + 1e-3
+
+
 def test_two_million_tokens():
     p, q = random_laws(60, seed=5), random_laws(60, seed=6)
     tokens = []
