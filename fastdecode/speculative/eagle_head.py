@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 import torch
@@ -25,8 +24,6 @@ from fastdecode.ops._dispatch import DTYPE_CODES
 from fastdecode.targets.base import TargetModel
 from fastdecode.targets.native import NativeTarget
 from fastdecode.targets.packing import ACTIVATIONS, pack_matrix
-
-CHUNK = 256  # bounds the workspace of a long prompt
 
 
 class EagleHead:

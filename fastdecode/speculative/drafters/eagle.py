@@ -12,10 +12,11 @@ from fastdecode import _C
 from fastdecode.errors import UnsupportedModelError
 from fastdecode.ops.tree_expand import MAX_CHILDREN
 from fastdecode.speculative.drafters.base import Budget
-from fastdecode.speculative.eagle_head import CHUNK, EagleHead
+from fastdecode.speculative.eagle_head import EagleHead
 from fastdecode.speculative.tree import Draft
 from fastdecode.targets.base import TargetModel
 
+CHUNK = 256  # bounds the workspace of a long prompt
 LEVEL_RATE, LARGEST = 0.1, 2.0  # weight of a draft in the running cost of a level, and how much dearer one draft can call it
 
 
