@@ -38,8 +38,8 @@ class SpeculativeGenerator:
         model: a causal LM of transformers, in eval mode.
         tokenizer: needed for text, chat and stop strings.
         drafter: "auto", "suffix", "prompt_lookup", "adaptive_trigram", "early_exit", "eagle" (the trained head of this model), "none", a smaller model with the same
-            tokenizer, any object with the methods of `Drafter`, or a list of these (merged into one tree). "auto" is "suffix", with
-            the head where one is installed.
+            tokenizer, any object with the methods of `Drafter`, or a list of these (merged into one tree). "auto" is "suffix" with the
+            head where one is installed, else, in the compiled runtime, "suffix" or the model's first layers, whichever pays more.
         verifier: "auto" picks the rule that fits how drafts were made; or one of `VERIFIERS`.
         max_draft: draft tokens per round and request.
         min_score: drafts whose estimated chance of acceptance is lower are never made. Those that are made are cut to the

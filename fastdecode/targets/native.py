@@ -74,6 +74,14 @@ class NativeTarget:
         self._logits = torch.empty(0, dtype=torch.float32)
 
     @classmethod
+    def from_model(cls, model: PreTrainedModel, weights: str = "auto", *, release: bool = False) -> "NativeTarget":
+        """Packs the weights of a model. `release` frees those of the model itself, which can then no longer run."""
+        target = cls(model, weights)
+        if release:
+            target.release()
+        return target
+
+    @classmethod
     def from_pretrained(cls, name_or_path: str, weights: str = "auto", dtype: str | torch.dtype = "auto") -> "NativeTarget":
         """Packs the weights of a checkpoint straight from its files; `model` is then a shell that only knows its configuration.
 

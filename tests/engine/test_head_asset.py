@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from fastdecode import SpeculativeGenerator, assets
 from fastdecode.benchmark import chat_ids
-from fastdecode.speculative.drafters import CompositeDrafter, EagleDrafter, SuffixDrafter, make_drafter
+from fastdecode.speculative.drafters import AlternatingDrafter, CompositeDrafter, EagleDrafter, SuffixDrafter, make_drafter
 from fastdecode.training.on_policy import TurnFilter
 from tests.models import small_model
 from tests.smollm2 import path
@@ -38,7 +38,7 @@ def test_it_is_found_for_its_model_alone(generator):
     auto = make_drafter("auto", generator.target)
     assert isinstance(auto, CompositeDrafter) and [type(d) for d in auto.drafters] == [SuffixDrafter, EagleDrafter]
     other = SpeculativeGenerator(small_model())
-    assert isinstance(other.drafter, SuffixDrafter)
+    assert isinstance(other.drafter, AlternatingDrafter)
     with pytest.raises(ValueError, match="no installed package brings a head for this model"):
         SpeculativeGenerator(small_model(), drafter="eagle")
 

@@ -349,6 +349,16 @@ def block_logits(target: NativeTarget, state, tokens: list[int], positions: list
     return logits[:, : target.vocab_size]
 
 
+def test_a_model_may_be_freed_once_it_is_packed():
+    prompt = random_prompt(9, seed=2)
+    want = SpeculativeGenerator(small_model(), target="native").generate(prompt, max_new_tokens=9)
+    model = small_model()
+    generator = SpeculativeGenerator(model, target=NativeTarget.from_model(model, release=True))
+    assert generator.generate(prompt, max_new_tokens=9).token_ids == want.token_ids
+    with pytest.raises(RuntimeError, match="its weights are packed in the compiled runtime"):
+        model(torch.tensor([prompt]))
+
+
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_tokens_that_see_later_ones(family, weights):

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from fastdecode import assets
 from fastdecode.speculative.drafters.adaptive_trigram import AdaptiveTrigramDrafter
+from fastdecode.speculative.drafters.alternating import AlternatingDrafter
 from fastdecode.speculative.drafters.base import Budget, Drafter
 from fastdecode.speculative.drafters.composite import CompositeDrafter
 from fastdecode.speculative.drafters.eagle import EagleDrafter
@@ -18,18 +19,20 @@ from fastdecode.speculative.drafters.prompt_lookup import PromptLookupDrafter
 from fastdecode.speculative.drafters.suffix import SuffixDrafter
 from fastdecode.speculative.eagle_head import trained_for
 from fastdecode.targets.base import TargetModel
+from fastdecode.targets.native import NativeTarget
 
 DRAFTERS = {"prompt_lookup": PromptLookupDrafter, "suffix": SuffixDrafter, "adaptive_trigram": AdaptiveTrigramDrafter, "early_exit": EarlyExitDrafter}
 HEAD = "eagle"  # the trained head of the model at hand
 
-__all__ = ["DRAFTERS", "AdaptiveTrigramDrafter", "Budget", "CompositeDrafter", "Drafter", "EagleDrafter", "EarlyExitDrafter", "ModelDrafter", "PromptLookupDrafter", "SuffixDrafter", "make_drafter"]
+__all__ = ["DRAFTERS", "AdaptiveTrigramDrafter", "AlternatingDrafter", "Budget", "CompositeDrafter", "Drafter", "EagleDrafter", "EarlyExitDrafter", "ModelDrafter", "PromptLookupDrafter", "SuffixDrafter", "make_drafter"]
 
 
 def make_drafter(drafter: str | Drafter | PreTrainedModel | Sequence | None, target: TargetModel | None = None) -> Drafter | None:
     """A drafter from what a user may pass: a name, "auto", a drafter, a draft model, a list of these, or None.
 
     Args:
-        target: what it drafts for: "auto" adds the head that was trained for this model, where one is installed, to what the text says.
+        target: what it drafts for: to what the text says, "auto" adds the head that was trained for this model, where one is installed, or
+            else, in the compiled runtime, the model's own first layers.
 
     Raises:
         ValueError: the name is unknown, or there is no head for the target.
@@ -39,7 +42,9 @@ def make_drafter(drafter: str | Drafter | PreTrainedModel | Sequence | None, tar
         return None
     if drafter == "auto":
         head = trained_head(target)
-        return CompositeDrafter([SuffixDrafter(), EagleDrafter(head)]) if head else SuffixDrafter()
+        if head:
+            return CompositeDrafter([SuffixDrafter(), EagleDrafter(head)])
+        return AlternatingDrafter(SuffixDrafter(), EarlyExitDrafter()) if isinstance(target, NativeTarget) and target.layers > 1 else SuffixDrafter()
     if drafter == HEAD:
         head = trained_head(target)
         if head is None:

@@ -7,13 +7,23 @@ from typing import Any, Sequence
 import torch
 
 from fastdecode.speculative.drafters.base import Budget
-from fastdecode.speculative.exit_layers import ExitChoice
+from fastdecode.speculative.exit_layers import Exit, ExitChoice, Watch
 from fastdecode.speculative.tree import Draft, DraftTree
 from fastdecode.targets.base import TargetModel
 from fastdecode.targets.native import NativeTarget
 
 CANDIDATES = 10  # layers that are weighed
-ALWAYS, OFTEN, SELDOM = 4, 8, 32  # rounds that are all analysed at first; then every so many, with drafts and without
+STAY = 8  # rounds that a choice holds, unless an analysis has told more
+
+
+@dataclass
+class _Chain:
+    """A draft: its tokens, how sure the layer was of each, and the chance that all up to there are right."""
+
+    most: int
+    tokens: list[int] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
+    chances: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -22,9 +32,12 @@ class _State:
     cache: Any = None  # of the target
     hidden: dict[int, list[torch.Tensor]] = field(default_factory=dict)  # by row: [taps, n, width] of the pending token and the drafted ones
     analysed: bool = False  # whether this round's hidden states are kept
-    round: int = 0
     order: list[int] = field(default_factory=list)  # rows of the last pass, and its nodes per row
     nodes: list[int] = field(default_factory=list)
+    chains: dict[int, _Chain] = field(default_factory=dict)  # by row, of this round
+    steps: int = 0  # of the early layers in this round's draft, and the seconds they took
+    seconds: float = 0.0
+    drafted: float | None = None  # when the draft of the last round was there; None: that round says nothing about costs
 
 
 class EarlyExitDrafter:
@@ -37,7 +50,8 @@ class EarlyExitDrafter:
         layer: layers that draft, followed by the final norm and the head; "auto" chooses layer and length round by round from what every candidate
             layer would have said (DEL).
         num_tokens: depth at most.
-        threshold: a token of less confidence ends the draft; None learns one for every layer with "auto", and means 0 else.
+        threshold: a token of less confidence ends the draft. None: with "auto" a draft ends where one more token, at the chance that
+            all before it are right, is not worth its time; else nothing but num_tokens ends it.
     """
 
     name = "early_exit"
@@ -49,40 +63,50 @@ class EarlyExitDrafter:
             raise ValueError(f"num_tokens={num_tokens!r} must be a positive integer")
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold={threshold!r} must lie between 0 and 1")
-        self.layer, self.num_tokens, self.threshold, self.adaptive = layer, num_tokens, threshold, layer == "auto"
-        self.length = num_tokens
+        self.num_tokens, self.threshold, self.adaptive = num_tokens, threshold, layer == "auto"
+        self.exit = Exit(1, 0) if self.adaptive else Exit(layer, num_tokens)
         self.target: NativeTarget | None = None
         self.choice: ExitChoice | None = None
+        self.watch = Watch()
+        self.age = 0  # rounds since the exit was chosen
 
     def pair(self, target: TargetModel) -> None:
         if not isinstance(target, NativeTarget):
             raise ValueError("drafter early_exit runs parts of the model, which only the compiled runtime can; use target='native', or another drafter")
-        if target.layers < 2 or (not self.adaptive and self.layer >= target.layers):
-            raise ValueError(f"layer={self.layer} of early_exit is not below the model's {target.layers} layers")
+        if target.layers < 2 or self.exit.layer >= target.layers:
+            raise ValueError(f"layer={self.exit.layer} of early_exit is not below the model's {target.layers} layers")
         if self.target is not None and self.target is not target:
             raise ValueError("this EarlyExitDrafter drafts for another generator's model already; make one per generator")
         self.target = target
         if self.adaptive:
-            layers = list(range(1, target.layers, max(1, target.layers // CANDIDATES)))
-            first, last = self._seconds(layers[0]), self._seconds(layers[-1])
-            slope = (last - first) / max(1, layers[-1] - layers[0])
-            whole = last + slope * (target.layers - layers[-1])
-            self.choice = ExitChoice(layers, self.num_tokens, whole, lambda layer: first + slope * (layer - layers[0]))
-            self.layer, self.length = layers[0], 0
+            self.choice = self._make_choice(list(range(1, target.layers, max(1, target.layers // CANDIDATES))))
 
-    def _seconds(self, layer: int, repeats: int = 5) -> float:
-        """Of the early layers and the head for one token, the fastest of some."""
-        state, fastest = self.target.new_state(1, 16), float("inf")
+    def _make_choice(self, layers: list[int]) -> ExitChoice:
+        """By the cost of few and of most layers, for one token and for many."""
+        count, most = self.target.layers, self.num_tokens
+        first, last = self._seconds(layers[0]), self._seconds(layers[-1])
+        slope = (last - first) / max(1, layers[-1] - layers[0])
+        wide = max(0.0, self._seconds(layers[-1], 1 + most) - last) / most / layers[-1]  # of one token more, per layer
+        return ExitChoice(layers, most, last + slope * (count - layers[-1]), [first + slope * (layer - layers[0]) for layer in layers], [wide * (count - layer) for layer in layers])
+
+    def _seconds(self, layer: int, tokens: int = 1, repeats: int = 5) -> float:
+        """Of the early layers, and the head for the last token, the fastest of some."""
+        state, fastest = self.target.new_state(1, 64), float("inf")
         for _ in range(repeats):
             start = time.perf_counter()
-            self.target.early(state, [0], [[0]], [0], layer)
+            self.target.early(state, [0], [[0] * tokens], [0], layer)
             fastest = min(fastest, time.perf_counter() - start)
         return fastest
 
+    @property
+    def judges_levels(self) -> bool:
+        return self.adaptive
+
     def level_seconds(self) -> float:
-        return self._seconds(self.layer)
+        return 0.0 if self.adaptive else self._seconds(self.exit.layer)  # DEL weighs the length itself
 
     def begin(self, requests: Sequence) -> _State:
+        self.watch.begin()
         return _State(requests)
 
     def attach(self, state: _State, cache: Any) -> None:
@@ -92,39 +116,56 @@ class EarlyExitDrafter:
     def propose(self, state: _State, rows: Sequence[int], budgets: Sequence[Budget]) -> list[Draft]:
         state.hidden = {r: [] for r in rows}
         if self.adaptive:
-            self.layer, self.length = self.choice.best()
-            state.analysed = state.round < ALWAYS or state.round % (OFTEN if self.length else SELDOM) == 0
-        state.round += 1
-        state.order, state.nodes = list(rows), [1] * len(rows)
+            self._choose(state)
+        state.order, state.nodes, state.steps = list(rows), [1] * len(rows), 0
         self._keep_hidden(state, 0)
-        most = {r: min(b.nodes, b.depth, self._most) for r, b in zip(rows, budgets)}
-        chains: dict[int, tuple[list[int], list[float]]] = {r: ([], []) for r in rows}
-        feed = {r: state.requests[r].pending for r in rows if most[r] > 0}
+        begun = time.perf_counter()
+        state.chains = {r: _Chain(min(b.nodes, b.depth, self._most)) for r, b in zip(rows, budgets)}
+        feed = {r: state.requests[r].pending for r in rows if state.chains[r].most > 0}
         while feed:
-            said, feed = self._advance(state, feed), {}
-            for r, (token, confidence) in said.items():
-                chain, scores = chains[r]
-                if token < 0:
-                    continue
-                chain.append(token)
-                scores.append((scores[-1] if scores else 1.0) * confidence)
-                if len(chain) < most[r] and confidence >= self._least:
-                    feed[r] = token
-        return [Draft.chain(*chains[r]) for r in rows]
+            said = self._advance(state, feed)
+            feed = {r: token for r, (token, confidence) in said.items() if token >= 0 and self._extend(state.chains[r], token, confidence)}
+        state.drafted = time.perf_counter()
+        state.seconds = state.drafted - begun
+        return [Draft.chain(c.tokens, c.chances) for c in state.chains.values()]
+
+    def _extend(self, chain: _Chain, token: int, confidence: float) -> bool:
+        """Adds a token; returns whether the draft goes on behind it."""
+        chance = (chain.chances[-1] if chain.chances else 1.0) * self.exit.chance(confidence)
+        chain.tokens.append(token)
+        chain.confidences.append(confidence)
+        chain.chances.append(chance)
+        return len(chain.tokens) < chain.most and (confidence >= self.threshold if self.threshold is not None else chance > self.exit.least)
+
+    def stand_by(self, state: _State) -> None:
+        """In the place of `propose`: another drafter's tree is verified in this round, and nothing is looked at."""
+        state.hidden, state.chains, state.analysed, state.drafted, state.cache.taps = {}, {}, False, None, []
+
+    @property
+    def promise(self) -> float:
+        """Tokens that the next draft is expected to give while plain decoding gives one; only for layer "auto"."""
+        self._refresh()
+        return self.exit.pace * self.choice.step_seconds
+
+    def _choose(self, state: _State) -> None:
+        """Layer and length of this round, by what the last one has cost; whether the round is analysed."""
+        if state.drafted is not None and not state.analysed:
+            self.choice.learn_costs(self.exit.layer, state.steps, state.seconds, time.perf_counter() - state.drafted)
+        self.age += 1
+        self._refresh()
+        state.analysed = not self.exit.unbeaten and self.watch.due(self.exit.drafts > 0)
+
+    def _refresh(self) -> None:
+        if self.age >= STAY:
+            self.exit, self.age = self.choice.best(), 0
 
     @property
     def _most(self) -> int:
-        """Length of a draft: the promised one; longer where a threshold ends it."""
-        learnt = self.adaptive and self.length and self.threshold is None and self.choice.accounts[self.layer].threshold is not None
-        return self.num_tokens if learnt else self.length
-
-    @property
-    def _least(self) -> float:
-        learnt = self.choice.accounts[self.layer].threshold if self.adaptive and self.threshold is None else None
-        return learnt or self.threshold or 0.0
+        """Length of a draft: where something else ends it, the promised one is none but whether to draft at all."""
+        return self.num_tokens if self.exit.drafts else 0
 
     def _candidates(self, low: int, high: int) -> list[int]:
-        return [layer for layer in self.choice.accounts if low <= layer < high] if self.adaptive else []
+        return [layer for layer in self.choice.layers if low <= layer < high] if self.adaptive else []
 
     def _keep_hidden(self, state: _State, begin: int) -> None:
         """Asks the target's next pass, from layer `begin` on, for the hidden states that will be looked at."""
@@ -133,13 +174,14 @@ class EarlyExitDrafter:
 
     def _advance(self, state: _State, feed: dict[int, int]) -> dict[int, tuple[int, float]]:
         """Runs the early layers over one token of each row; returns their favourite and its probability."""
+        state.steps += 1
         stats = self._run_early(state, {r: [token] for r, token in feed.items()}, True)
         return dict(zip(feed, zip(stats.argmax.tolist(), (stats.top1 - stats.logsumexp).exp().tolist())))
 
     def _run_early(self, state: _State, texts: dict[int, list[int]], head: bool):
-        taps = self._candidates(0, self.layer) if state.analysed else []
+        taps = self._candidates(0, self.exit.layer) if state.analysed else []
         offsets = [sum(part.shape[1] for part in state.hidden[r]) for r in texts]
-        hidden, stats = self.target.early(state.cache, list(texts), list(texts.values()), offsets, self.layer, head, taps)
+        hidden, stats = self.target.early(state.cache, list(texts), list(texts.values()), offsets, self.exit.layer, head, taps)
         for r, part in zip(texts, hidden.split([len(text) for text in texts.values()], 1)):
             state.hidden[r].append(part)
         return stats
@@ -153,22 +195,27 @@ class EarlyExitDrafter:
             self._run_early(state, missing, False)
         state.hidden = {r: [torch.cat(state.hidden[r], 1)[:, : counts[r]]] for r in rows}
         state.nodes = [counts[r] for r in rows]
-        self._keep_hidden(state, self.layer)
-        return self.layer, torch.cat([state.hidden[r][0][-1] for r in rows])
+        self._keep_hidden(state, self.exit.layer)
+        return self.exit.layer, torch.cat([state.hidden[r][0][-1] for r in rows])
 
     def observe(self, state: _State, row: int, tokens: Sequence[int]) -> None:
         """Looks at what every candidate layer would have said at the positions that turned out to be on the path."""
         if not state.analysed:
-            return
+            return self._learn_draft(state.chains.get(row), tokens)
         at, count = state.order.index(row), len(tokens)
         begin = sum(state.nodes[:at])
         late = state.cache.hidden[:, begin : begin + count]  # [taps, n, width], of the layers that the last pass ran
-        early = state.hidden[row][0][:-1, :count] if state.hidden[row] and len(state.cache.taps) < len(self.choice.accounts) else late[:0]
+        early = state.hidden[row][0][:-1, :count] if state.hidden[row] and len(state.cache.taps) < len(self.choice.layers) else late[:0]
         hidden = torch.cat([early, late])
         stats = self.target.exit_stats(hidden.flatten(0, 1))
-        said, sure = stats.argmax.view(-1, count).tolist(), (stats.top1 - stats.logsumexp).exp().view(-1, count).tolist()
-        for account, ids, confidences in zip(self.choice.accounts.values(), said, sure):
-            account.learn([a == b for a, b in zip(ids, tokens)], confidences)
+        matches = stats.argmax.view(-1, count) == torch.tensor(tokens, dtype=torch.int32)
+        self.choice.learn(matches.numpy(), (stats.top1 - stats.logsumexp).exp().view(-1, count).numpy())
+        self.age = STAY
+
+    def _learn_draft(self, chain: _Chain | None, tokens: Sequence[int]) -> None:
+        """What became of a draft in a round that is not analysed, up to the first wrong token."""
+        if self.adaptive and chain and chain.tokens:
+            self.choice.learn_draft(self.exit.layer, [a == b for a, b in zip(chain.tokens, tokens)], chain.confidences)
 
     def end(self, state: _State, row: int) -> None:
         state.hidden.pop(row, None)
