@@ -3,7 +3,8 @@
     python -m bench.draft_trees --model DIR [--drafters suffix,adaptive_trigram,eagle,auto] [--head DIR] [--nodes 31] [--new-tokens 128]
                                 [--limit N] [--json FILE]
 
-Greedy, one prompt at a time, on the Spec-Bench prompts. Categories count alike. `--head` takes another head than the installed one.
+Greedy, one prompt at a time, on the Spec-Bench prompts. Categories count alike. `--head` takes another head than the installed one. Names joined by +
+go into one tree; every prompt begins with an empty map of trigrams.
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ from pathlib import Path
 
 from fastdecode import SpeculativeGenerator
 from fastdecode.benchmark import chat_ids, header, load_prompts
-from fastdecode.speculative.drafters import CompositeDrafter, EagleDrafter, SuffixDrafter
+from fastdecode.speculative.drafters import AdaptiveTrigramDrafter, EagleDrafter, SuffixDrafter
 
 PROMPTS = Path(__file__).parent / "data/spec_bench_120.jsonl"
 
 
 def drafter_of(name: str, head: str | None):
     """The drafter of that name, with the given head if there is one."""
+    if "+" in name:
+        return [drafter_of(part, head) for part in name.split("+")]
+    if name == "adaptive_trigram":
+        return AdaptiveTrigramDrafter(shared=False)
     if head is None or name not in ("eagle", "auto"):
         return name
-    return EagleDrafter(head) if name == "eagle" else CompositeDrafter([SuffixDrafter(), EagleDrafter(head)])
+    return EagleDrafter(head) if name == "eagle" else [SuffixDrafter(), EagleDrafter(head)]
 
 
 def measure(generator: SpeculativeGenerator, prompts, nodes: int, new_tokens: int) -> list[tuple[str, int, int]]:

@@ -173,23 +173,28 @@ class Decoding:
 
     def _look(self, rows: Sequence[int], tree: DraftTree, requests: Sequence[Request]) -> torch.Tensor:
         """The target's logits [B, N, V], or only its most probable tokens int32 [B, N] where nothing else is asked for."""
-        choose, learn = getattr(self.target, "most_probable", None), getattr(self.drafter, "learn", None)
+        learn = getattr(self.drafter, "learn", None)
         entered = {"entered": self.drafter.entered(self.draft_state, rows, tree)} if hasattr(self.drafter, "entered") and tree.shape[1] > 1 else {}
-        if choose and not learn and not self._keeps_logits and all(q.processors.plain and not q.processors.sample for q in requests):
-            return choose(self.state, rows, tree, **entered)
+        if hasattr(self.target, "two_most_probable" if learn else "most_probable") and not self._keeps_logits and all(q.processors.plain and not q.processors.sample for q in requests):
+            if not learn:
+                return self.target.most_probable(self.state, rows, tree, **entered)
+            first, second = self.target.two_most_probable(self.state, rows, tree, **entered)
+            self._teach(rows, tree, requests, first, second)
+            return first
         logits = self.target.forward(self.state, rows, tree, **entered)
+        logits = logits.float() if logits.dtype == torch.float64 else logits  # what the operations take
         if learn:
-            self._teach(rows, tree, requests, logits)
-        return logits.float() if logits.dtype == torch.float64 else logits  # what the operations take
+            stats = ops.vocab_stats(logits.flatten(0, 1))
+            self._teach(rows, tree, requests, *(tokens.cpu().view(tree.shape) for tokens in (stats.argmax, stats.second)))
+        return logits
 
-    def _teach(self, rows: Sequence[int], tree: DraftTree, requests: Sequence[Request], logits: torch.Tensor) -> None:
-        """Tells the drafter which two tokens the target holds most probable after every node."""
+    def _teach(self, rows: Sequence[int], tree: DraftTree, requests: Sequence[Request], first: torch.Tensor, second: torch.Tensor) -> None:
+        """Tells the drafter which two tokens, int32 [B, N] each, the target holds most probable after every node."""
         for b, (row, request, nodes) in enumerate(zip(rows, requests, tree.num_nodes.tolist())):
-            stats = ops.vocab_stats(logits[b, :nodes].float() if logits.dtype == torch.float64 else logits[b, :nodes])
             tokens, parents = tree.tokens[b, :nodes], tree.parents[b, :nodes]
             before = (request.prompt[-2:] + request.tokens)[-2:][0]  # of the root: the token before the pending one
             above = torch.where(parents < 0, before, tokens[parents.clamp(min=0)])
-            self.drafter.learn(self.draft_state, row, torch.stack([above, tokens], 1), torch.stack([stats.argmax, stats.second], 1).cpu())
+            self.drafter.learn(self.draft_state, row, torch.stack([above, tokens], 1), torch.stack([first[b, :nodes], second[b, :nodes]], 1))
 
     @property
     def _keeps_logits(self) -> bool:

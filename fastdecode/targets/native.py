@@ -194,11 +194,12 @@ class NativeTarget:
 
     def most_probable(self, state: NativeState, rows: Sequence[int], tree: DraftTree, entered: tuple[int, torch.Tensor] | None = None) -> torch.Tensor:
         """int32 [B, N]: the token of the highest logit after every node (ties: lowest id; NaN: -1)."""
-        batch, nodes = tree.shape
-        argmax = self.forward_stats(state, rows, tree, entered=entered).argmax
-        if len(argmax) == batch * nodes:
-            return argmax.reshape(batch, nodes).contiguous()
-        return torch.full((batch, nodes), -1, dtype=torch.int32).masked_scatter_(torch.arange(nodes) < tree.num_nodes[:, None], argmax)
+        return _spread_tokens(self.forward_stats(state, rows, tree, entered=entered).argmax, tree)
+
+    def two_most_probable(self, state: NativeState, rows: Sequence[int], tree: DraftTree, entered: tuple[int, torch.Tensor] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, and the tokens of the second highest logits, int32 [B, N]."""
+        stats = self.forward_stats(state, rows, tree, entered=entered)
+        return _spread_tokens(stats.argmax, tree), _spread_tokens(stats.second, tree)
 
     def forward_layers(self, state: NativeState, rows: Sequence[int], tree: DraftTree, begin: int = 0, end: int | None = None, *, hidden: torch.Tensor | None = None, taps: Sequence[int] = (), logits: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
         """Runs the layers begin ... end - 1 over the nodes; keys and values of these layers go to the slots of the nodes.
@@ -292,6 +293,14 @@ def _spread(packed: torch.Tensor, tree: DraftTree) -> torch.Tensor:
     result = packed.new_zeros(batch, nodes, packed.shape[1])
     result[torch.arange(nodes) < tree.num_nodes[:, None]] = packed
     return result
+
+
+def _spread_tokens(packed: torch.Tensor, tree: DraftTree) -> torch.Tensor:
+    """[B, N] from those [M] of the nodes; -1 for padding nodes."""
+    batch, nodes = tree.shape
+    if len(packed) == batch * nodes:
+        return packed.reshape(batch, nodes).contiguous()
+    return torch.full((batch, nodes), -1, dtype=torch.int32).masked_scatter_(torch.arange(nodes) < tree.num_nodes[:, None], packed)
 
 
 def _without_weights(forward):

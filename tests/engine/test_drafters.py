@@ -310,6 +310,19 @@ def test_trigrams_learn_from_what_the_target_favours():
     assert set(paths(drafter.propose(state, [0], [WIDE])[0])) == {(7,), (8,), (7, 9)}
 
 
+def test_every_request_may_have_a_map_of_its_own():
+    drafter = AdaptiveTrigramDrafter(corpus=[[1, 2, 3]], shared=False)
+    state = drafter.begin([SimpleNamespace(prompt=[4, 5, 6, 4, 5], tokens=[]), SimpleNamespace(prompt=[9, 4, 5], tokens=[])])
+    assert paths(drafter.propose(state, [0], [WIDE])[0])[0] == (6,) and len(drafter.propose(state, [1], [WIDE])[0]) == 0
+    drafter.learn(state, 1, torch.tensor([[4, 5]], dtype=torch.int32), torch.tensor([[8, 7]], dtype=torch.int32))
+    assert set(paths(drafter.propose(state, [1], [WIDE])[0])) == {(8,), (7,)}
+    assert set(weights(drafter)) == {(1, 2, 3)}  # what was given
+    state = drafter.begin([SimpleNamespace(prompt=[1, 2], tokens=[])])
+    assert paths(drafter.propose(state, [0], [WIDE])[0]) == [(3,)]
+    with pytest.raises(ValueError, match="shared='no' must be"):
+        AdaptiveTrigramDrafter(shared="no")
+
+
 def test_trigrams_are_saved_and_loaded(tmp_path):
     drafter = AdaptiveTrigramDrafter(corpus=[random_prompt(200, seed=1)])
     drafter.save(tmp_path / "map.safetensors")

@@ -270,6 +270,8 @@ def test_statistics_of_logits_that_are_never_stored(family, changes, weights):
     choice = target.most_probable(state, [0, 1, 2], tree)
     inside = torch.arange(tree.shape[1]) < tree.num_nodes[:, None]
     assert torch.equal(choice[inside], ops.vocab_stats(stored).argmax) and (choice[~inside] == -1).all()
+    first, second = target.two_most_probable(state, [0, 1, 2], tree)
+    assert torch.equal(first, choice) and torch.equal(second[inside], ops.vocab_stats(stored).second) and (second[~inside] == -1).all()
     with pytest.raises(ValueError, match="temperature is given and key is None"):
         target.forward_stats(state, [0, 1, 2], tree, temperature=given["temperature"])
 

@@ -18,21 +18,25 @@ class AdaptiveTrigramDrafter:
     """Searches what followed the last two tokens in all texts so far, the latest counting most (ADED, arXiv:2407.12021).
 
     A map from pairs of tokens to their successors gains weight with every round, from the last tokens of the text and from what the
-    model held most probable; a search with upper confidence bounds over it makes the tree. The map is shared by all requests.
+    model held most probable; a search with upper confidence bounds over it makes the tree.
 
     Args:
         corpus: documents as token ids to begin with.
         path: file with an earlier map, see `save`.
         iterations: of a search (150 take less than 0.1 ms).
         max_pairs: pairs that are remembered; the oldest make room.
+        shared: whether all requests use one map, or each begins anew with what is given here.
     """
 
     name = "adaptive_trigram"
 
-    def __init__(self, corpus: Iterable[Sequence[int]] = (), path: str | Path | None = None, iterations: int = 150, max_pairs: int = 1 << 18):
+    def __init__(self, corpus: Iterable[Sequence[int]] = (), path: str | Path | None = None, iterations: int = 150, max_pairs: int = 1 << 18, shared: bool = True):
         for name, value in (("iterations", iterations), ("max_pairs", max_pairs)):
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 24:
                 raise ValueError(f"{name}={value!r} must be an integer from 1 to 2**24")
+        if not isinstance(shared, bool):
+            raise ValueError(f"shared={shared!r} must be True or False")
+        self.iterations, self.max_pairs, self.shared = iterations, max_pairs, shared
         self.map = _C.TrigramPredictor(iterations, max_pairs)
         for document in corpus:
             self.map.learn(np.asarray(document, np.int32))
@@ -52,28 +56,34 @@ class AdaptiveTrigramDrafter:
         self.map.add(rows, weights)
 
     def begin(self, requests: Sequence) -> list:
-        for request in requests:
-            self.map.learn(np.asarray(request.prompt, np.int32))
-        return list(requests)
+        state = [(self.map if self.shared else self._copy(), request) for request in requests]
+        for trigrams, request in state:
+            trigrams.learn(np.asarray(request.prompt, np.int32))
+        return state
+
+    def _copy(self):
+        trigrams = _C.TrigramPredictor(self.iterations, self.max_pairs)
+        trigrams.add(*self.map.dump())
+        return trigrams
 
     def propose(self, state, rows: Sequence[int], budgets: Sequence[Budget]) -> list[Draft]:
-        return [self._propose(state[r], b) for r, b in zip(rows, budgets)]
+        return [self._propose(*state[r], b) for r, b in zip(rows, budgets)]
 
-    def _propose(self, request, budget: Budget) -> Draft:
+    def _propose(self, trigrams, request, budget: Budget) -> Draft:
         text = (request.prompt[-WINDOW:] + request.tokens)[-WINDOW:]
         if len(text) < 2 or budget.nodes == 0 or budget.depth == 0:
             return Draft.empty()
-        return Draft(*self.map.propose(text[-2], text[-1], budget.nodes, budget.depth, budget.min_score, len(request.tokens)))
+        return Draft(*trigrams.propose(text[-2], text[-1], budget.nodes, budget.depth, budget.min_score, len(request.tokens)))
 
     def observe(self, state, row: int, tokens: Sequence[int]) -> None:
-        request = state[row]
-        self.map.learn(np.asarray((request.prompt[-WINDOW:] + request.tokens)[-WINDOW:], np.int32))
+        trigrams, request = state[row]
+        trigrams.learn(np.asarray((request.prompt[-WINDOW:] + request.tokens)[-WINDOW:], np.int32))
 
     def learn(self, state, row: int, contexts, candidates) -> None:
         """What the target holds most probable counts as if it had been written once."""
         rows = np.concatenate([np.column_stack([contexts.numpy(), column]) for column in candidates.numpy().T]).astype(np.int32)
         rows = rows[rows[:, 2] >= 0]
-        self.map.add(rows, np.full(len(rows), STEP, np.float32))
+        state[row][0].add(rows, np.full(len(rows), STEP, np.float32))
 
     def end(self, state, row: int) -> None:
         state[row] = None
