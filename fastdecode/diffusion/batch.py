@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Sequence
 
+import numpy as np
 import torch
 
 from fastdecode.diffusion.canvas import Canvas
@@ -72,15 +73,15 @@ class BatchMaker:
 
     def _batch(self, rows: list[tuple[list[int], list[int], int, tuple[int, int]]]) -> Batch:
         longest = max(len(tokens) for tokens, *_ in rows)
-        tokens = torch.full((len(rows), longest), self.facts.mask, dtype=torch.int32)
-        changed = torch.full((len(rows), longest), -1, dtype=torch.int32)
+        tokens, changed = np.full((len(rows), longest), self.facts.mask, np.int32), np.full((len(rows), longest), -1, np.int32)
         canvases = []
         for row, (ids, at, prompt, key) in enumerate(rows):
-            tokens[row, : len(ids)], changed[row, : len(ids)] = torch.tensor(ids), torch.tensor(at)
-            canvas = Canvas(row, tokens[row, : len(ids)].numpy(), changed[row, : len(ids)].numpy(), prompt, len(ids), self.facts.shift, key, self.facts.block_length)
+            size = len(ids)
+            tokens[row, :size], changed[row, :size] = ids, at
+            canvas = Canvas(row, tokens[row, :size], changed[row, :size], prompt, size, self.facts.shift, key, self.facts.block_length)
             canvas.stats.prompt_tokens = prompt
             canvases.append(canvas)
-        return Batch(canvases, tokens, changed)
+        return Batch(canvases, torch.from_numpy(tokens), torch.from_numpy(changed))
 
     def _template(self, template: Sequence[str | Gap]) -> tuple[list[int], list[int]]:
         if self.tokenizer is None:

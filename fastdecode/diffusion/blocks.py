@@ -24,7 +24,8 @@ class BlockWalk:
         canvas.start = canvas.stop = canvas.previous = canvas.prompt
         if isinstance(self.policy.blocks, AscendingBlocks):
             canvas.planned = self.policy.blocks.plan(canvas.length - canvas.prompt)
-        canvas.steps = len(self._quotas(canvas, canvas.masked(canvas.prompt, canvas.length)))
+        if self.policy.end_damping or self.policy.early_commit:  # which go by the share of the way
+            canvas.steps = len(self._quotas(canvas, canvas.masked(canvas.prompt, canvas.length)))
 
     def next(self, canvas: Canvas) -> None:
         """Moves to the next block that has masks; there must be one."""

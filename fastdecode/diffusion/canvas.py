@@ -29,7 +29,7 @@ class Canvas:
         order: fixed random scores of positions, for scorer "random".
         positions: int32, what the next pass computes.
         upcoming, latest: positions committed by this step (where that is known before) and by the step before.
-        steps: passes that the whole canvas is planned to take.
+        steps: passes that the whole canvas is planned to take, where a part of the policy asks for that.
     """
 
     row: int

@@ -123,7 +123,7 @@ class Decoding:
             stats = self.target.forward_active(self.slots, active, guidance=sampling.cfg_scale, ids=ids, banned=self.banned, credit=credit, **drawing)
             proposals = Proposals(without(stats, len(self.last)) if self.lacks_ends else stats, stats.without_credit() if credit else stats)
         passed = time.perf_counter() - begun
-        if bool((proposals.stats.ints[:, 1] < 0).any()):
+        if (proposals.stats.ints.numpy()[:, 1] < 0).any():
             raise InvalidLogitsError("the model returned logits without a finite value (NaN or all -inf); check its weights and dtype")
         return proposals, passed
 
@@ -219,7 +219,7 @@ class Decoding:
 
     @staticmethod
     def _log(canvas: Canvas, positions: np.ndarray, scores: np.ndarray) -> None:
-        canvas.commits += [(int(p), canvas.clock, float(s)) for p, s in zip(positions, scores)]
+        canvas.commits += [(p, canvas.clock, s) for p, s in zip(positions.tolist(), scores.tolist())]
 
     def _advance(self, canvas: Canvas, finish: str) -> None:
         """Ends the row, goes to the next block, or stays."""

@@ -96,10 +96,15 @@ def resolve(defaults: Sampling, config: GenerationConfig | None, arguments: dict
             raise ValueError(f"{name}={value!r} must be an integer of at least 1")
     if "max_new_tokens" in given and "max_length" in given:
         raise ValueError(f"max_new_tokens={given['max_new_tokens']} and max_length={given['max_length']} say how long twice; leave one out")
-    sampling = dataclasses.replace(defaults, **{name: given[name] for name in SAMPLING if name in given})
-    sampling = dataclasses.replace(sampling, temperature=_temperature(given, sampling), cfg_scale=_guidance(given, sampling))
+    sampling = _changed(defaults, {name: given[name] for name in SAMPLING if name in given})
+    sampling = _changed(sampling, {"temperature": _temperature(given, sampling), "cfg_scale": _guidance(given, sampling)})
     stops = stop_list(given.get("stop")) + stop_list(given.get("stop_strings"))
     return Call(sampling, seed_or_random(given.get("seed")), stops, _eos(given), given.get("num_return_sequences", 1), given)
+
+
+def _changed(sampling: Sampling, values: dict[str, Any]) -> Sampling:
+    """With other values, which are checked; the same one where nothing is new."""
+    return sampling if all(getattr(sampling, name) is value for name, value in values.items()) else dataclasses.replace(sampling, **values)
 
 
 def _settings(config: GenerationConfig | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Mapping, Sequence
 
 import torch
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
 def token_ids(inputs: Any, tokenizer, vocab_size: int) -> tuple[list[list[int]], bool]:
@@ -43,7 +44,7 @@ def _single(value: Any, tokenizer, where: str) -> list[int]:
     if isinstance(value, str):
         if not value:
             raise ValueError(f"{where} is an empty string; pass at least one token of text")
-        return known(_plain(_require(tokenizer, where)(value)["input_ids"]), tokenizer, where, value)
+        return known(_encode(_require(tokenizer, where), value), tokenizer, where, value)
     if _is_chat(value):
         ids = _require(tokenizer, where).apply_chat_template(list(value), add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
         return known(_plain(ids), tokenizer, where, *(str(m.get("content")) for m in value))
@@ -107,6 +108,16 @@ def _require(tokenizer, where: str):
     if tokenizer is None:
         raise ValueError(f"{where} is text, but the generator has no tokenizer; construct it with tokenizer=... or pass token ids")
     return tokenizer
+
+
+def _encode(tokenizer, text: str) -> list[int]:
+    """As `tokenizer(text)` does. Called so, a compiled tokenizer hands even a single text to its pool of threads, which may have to wake up
+    first: that can take longer than a pass of a small model."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    usual = isinstance(tokenizer, PreTrainedTokenizerFast) and type(tokenizer).__call__ is PreTrainedTokenizerBase.__call__ and not tokenizer.split_special_tokens
+    if usual and backend.truncation is None and backend.padding is None:
+        return backend.encode(text).ids
+    return _plain(tokenizer(text)["input_ids"])
 
 
 def _plain(ids: Sequence) -> list[int]:
