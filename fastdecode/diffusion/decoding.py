@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import NamedTuple, Sequence
 
@@ -66,9 +67,9 @@ class Decoding:
     def __init__(self, target: DiffusionTarget, policy: Policy, facts: Facts, canvases: Sequence[Canvas], tokens: torch.Tensor, changed: torch.Tensor):
         self.target, self.policy, self.facts, self.canvases = target, policy, facts, list(canvases)
         self.tokens, self.changed = tokens, changed
-        known = lambda ids: torch.tensor([i for i in ids if i < target.vocab_size], dtype=torch.int32)
-        self.banned = known([facts.mask, *(facts.eos if policy.sampling.logits_eos_inf else ())])
-        self.eos, self.last = known(facts.eos), known(last_ids(policy.sampling, facts))
+        known = lambda *ids: _ids(tuple(i for i in ids if i < target.vocab_size))
+        self.banned = known(facts.mask, *(facts.eos if policy.sampling.logits_eos_inf else ()))
+        self.eos, self.last = known(*facts.eos), known(*last_ids(policy.sampling, facts))
         self.branches = policy.drafts.depth if policy.drafts else 1
         self.rows = len(self.canvases) * self.branches  # of the slots; with guidance as many more, without the prompt
         self.slots = target.new_slots(self.rows * (2 if policy.sampling.cfg_scale else 1), tokens.shape[1])
@@ -233,6 +234,12 @@ class Decoding:
         canvas.leads = False
         if finish == "block_full":
             self._next_block(canvas)
+
+
+@functools.lru_cache(maxsize=64)
+def _ids(ids: tuple[int, ...]) -> torch.Tensor:
+    """int32, the same for all calls: not to be written to."""
+    return torch.tensor(ids, dtype=torch.int32)
 
 
 def _proposed(canvas: Canvas, part: ActiveRow) -> np.ndarray:

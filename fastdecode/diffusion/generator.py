@@ -160,7 +160,7 @@ class DiffusionGenerator:
         return GenerationResult(text, canvas.tokens[gaps].tolist(), "length", canvas.stats)
 
     def _resolve(self, arguments: dict[str, Any], generation_config: GenerationConfig | None = None) -> Call:
-        call = resolve(self.policy.sampling, generation_config, arguments)
+        call = resolve(self.policy.sampling, generation_config, arguments, self.policy.scorer == "random")
         if call.stops and self.tokenizer is None:
             raise ValueError(f"stop={call.stops!r} needs a tokenizer; construct the generator with tokenizer=...")
         outside = [i for i in call.eos or () if i >= self.target.vocab_size]

@@ -81,8 +81,11 @@ class Call:
         return room
 
 
-def resolve(defaults: Sampling, config: GenerationConfig | None, arguments: dict[str, Any]) -> Call:
+def resolve(defaults: Sampling, config: GenerationConfig | None, arguments: dict[str, Any], random_order: bool = False) -> Call:
     """What a configuration and the keyword arguments that override it ask for, on top of how proposals are drawn by default.
+
+    Args:
+        random_order: whether positions are drawn at random. Where nothing is, no seed is drawn either.
 
     Raises:
         TypeError, ValueError: an argument is unknown, has no meaning here, is out of range, or contradicts another.
@@ -99,7 +102,8 @@ def resolve(defaults: Sampling, config: GenerationConfig | None, arguments: dict
     sampling = _changed(defaults, {name: given[name] for name in SAMPLING if name in given})
     sampling = _changed(sampling, {"temperature": _temperature(given, sampling), "cfg_scale": _guidance(given, sampling)})
     stops = stop_list(given.get("stop")) + stop_list(given.get("stop_strings"))
-    return Call(sampling, seed_or_random(given.get("seed")), stops, _eos(given), given.get("num_return_sequences", 1), given)
+    drawn = random_order or sampling.temperature > 0 or sampling.alg_temp > 0
+    return Call(sampling, seed_or_random(given.get("seed", None if drawn else 0)), stops, _eos(given), given.get("num_return_sequences", 1), given)
 
 
 def _changed(sampling: Sampling, values: dict[str, Any]) -> Sampling:
