@@ -13,7 +13,7 @@ struct Shape<float> {
 };
 template <>
 struct Shape<uint16_t> {
-  static const int rows = 5, sums = 4;  // 10 vectors of sums, 4 halves of weights, 2 of inputs
+  static const int rows = 5, sums = 1;  // 10 vectors of sums, 4 halves of weights, 2 of inputs
 };
 template <>
 struct Shape<int8_t> {

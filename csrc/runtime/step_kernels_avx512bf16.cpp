@@ -14,11 +14,11 @@ struct Shape<float> {
 };
 template <>
 struct Shape<uint16_t> {
-  static const int rows = 28, sums = 2;
+  static const int rows = 28, sums = 1;
 };
 template <>
 struct Shape<int8_t> {
-  static const int rows = 14, sums = 2;  // sums of high and of low bytes
+  static const int rows = 14, sums = 1;  // sums of high and of low bytes
 };
 
 }  // namespace FD_SIMD_NAMESPACE

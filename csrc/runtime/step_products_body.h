@@ -109,7 +109,8 @@ static void finish_bytes(const PanelGemm& g, int64_t row, int64_t rows, int64_t 
   finish<float>(g, row, rows, panel, count, sums);
 }
 
-// As many panels at a time as keep at least that many sums going, at most a strip.
+// As many panels at a time as keep at least that many sums going, at most a strip. Each is a stream of weights of its own, and one
+// stream is read faster than several: more than one sum only pays where a single one would wait for itself.
 template <class T>
 static constexpr int panels_with(int rows) {
   const int panels = Shape<T>::sums / rows;
