@@ -86,3 +86,20 @@ def test_it_is_the_automatic_choice_where_no_head_is_installed(model):
     assert isinstance(make_drafter("auto", NativeTarget(small_model(num_hidden_layers=1))), SuffixDrafter)
     with pytest.raises(ValueError, match="layer=2, which promises nothing"):
         AlternatingDrafter(PromptLookupDrafter(), EarlyExitDrafter(2))
+    with pytest.raises(TypeError, match="text is str, expected a drafter"):
+        AlternatingDrafter("suffix", EarlyExitDrafter())
+    with pytest.raises(TypeError, match="exits is SuffixDrafter, expected EarlyExitDrafter"):
+        AlternatingDrafter(SuffixDrafter(), SuffixDrafter())
+
+
+def test_in_a_list_only_the_text_is_merged(model):
+    with pytest.raises(ValueError, match="must draft alone"):
+        SpeculativeGenerator(model, drafter=[AlternatingDrafter(SuffixDrafter(), EarlyExitDrafter()), "prompt_lookup"], target="native")
+    merged = SpeculativeGenerator(model, drafter=["auto", "prompt_lookup"], target="native").drafter
+    assert [type(d) for d in merged.drafters] == [SuffixDrafter, PromptLookupDrafter]
+
+
+def test_models_with_little_room_have_it_too():
+    model = small_model(num_hidden_layers=6, max_position_embeddings=5)
+    plain = SpeculativeGenerator(model, drafter="none", target="native").generate([1, 2], max_new_tokens=3)
+    assert SpeculativeGenerator(model, target="native").generate([1, 2], max_new_tokens=3).token_ids == plain.token_ids

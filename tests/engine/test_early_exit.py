@@ -217,5 +217,7 @@ def test_wrong_calls_are_named(model):
         SpeculativeGenerator(model, drafter=["suffix", "early_exit"])
     with pytest.raises(ValueError, match="layer='last' must be"):
         EarlyExitDrafter("last")
+    with pytest.raises(ValueError, match="num_tokens=1000000000 must be an integer from 1 to 64"):
+        EarlyExitDrafter("auto", 10**9)
     with pytest.raises(ValueError, match="threshold=2 must lie"):
         EarlyExitDrafter(2, threshold=2)

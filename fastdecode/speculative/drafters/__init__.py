@@ -58,6 +58,7 @@ def make_drafter(drafter: str | Drafter | PreTrainedModel | Sequence | None, tar
         return ModelDrafter(drafter)
     if isinstance(drafter, (list, tuple)):
         members = [make_drafter(d, target) for d in drafter]
+        members = [m.text if d == "auto" and isinstance(m, AlternatingDrafter) else m for d, m in zip(drafter, members)]  # what can be merged
         if None in members:
             raise ValueError(f"drafter[{members.index(None)}] is none; leave it out of the list, or pass drafter='none' to decode without drafts")
         return CompositeDrafter(members)

@@ -40,9 +40,13 @@ class AlternatingDrafter:
         text: a drafter whose drafts cost next to nothing. exits: with layer "auto".
     """
 
-    judges_levels = True
+    judges_levels = adaptive = True
 
     def __init__(self, text: Drafter, exits: EarlyExitDrafter):
+        if not hasattr(text, "propose"):
+            raise TypeError(f"text is {type(text).__name__}, expected a drafter, e.g. SuffixDrafter()")
+        if not isinstance(exits, EarlyExitDrafter):
+            raise TypeError(f"exits is {type(exits).__name__}, expected EarlyExitDrafter('auto')")
         if not exits.adaptive:
             raise ValueError(f"exits has layer={exits.exit.layer}, which promises nothing; pass EarlyExitDrafter('auto'), or a list of drafters to merge their drafts")
         self.text, self.exits = text, exits

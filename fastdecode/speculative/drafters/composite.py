@@ -21,7 +21,7 @@ class CompositeDrafter:
             raise ValueError("drafters is empty; pass at least one, e.g. ['suffix', 'prompt_lookup']")
         alone = [d.name for d in drafters if getattr(d, "adaptive", False)]
         if alone:
-            raise ValueError(f"drafters holds {alone[0]!r} with layer='auto', which watches whole passes of the model and must draft alone; give it a layer, or leave the others out")
+            raise ValueError(f"drafters holds {alone[0]!r} with layer='auto', which watches whole passes of the model and must draft alone; give early_exit a layer, or leave the others out")
         self.drafters = list(drafters)
         self.name = "+".join(d.name for d in self.drafters)
 

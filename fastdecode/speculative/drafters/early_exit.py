@@ -13,6 +13,7 @@ from fastdecode.targets.base import TargetModel
 from fastdecode.targets.native import NativeTarget
 
 CANDIDATES = 10  # layers that are weighed
+LONGEST = 64  # draft
 STAY = 8  # rounds that a choice holds, unless an analysis has told more
 
 
@@ -59,8 +60,8 @@ class EarlyExitDrafter:
     def __init__(self, layer: int | str = "auto", num_tokens: int = 12, threshold: float | None = None):
         if layer != "auto" and (not isinstance(layer, int) or isinstance(layer, bool) or layer < 1):
             raise ValueError(f"layer={layer!r} must be a positive integer or 'auto'")
-        if not isinstance(num_tokens, int) or isinstance(num_tokens, bool) or num_tokens < 1:
-            raise ValueError(f"num_tokens={num_tokens!r} must be a positive integer")
+        if not isinstance(num_tokens, int) or isinstance(num_tokens, bool) or not 1 <= num_tokens <= LONGEST:
+            raise ValueError(f"num_tokens={num_tokens!r} must be an integer from 1 to {LONGEST}")
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold={threshold!r} must lie between 0 and 1")
         self.num_tokens, self.threshold, self.adaptive = num_tokens, threshold, layer == "auto"
@@ -86,7 +87,8 @@ class EarlyExitDrafter:
         count, most = self.target.layers, self.num_tokens
         first, last = self._seconds(layers[0]), self._seconds(layers[-1])
         slope = (last - first) / max(1, layers[-1] - layers[0])
-        wide = max(0.0, self._seconds(layers[-1], 1 + most) - last) / most / layers[-1]  # of one token more, per layer
+        more = min(most, (self.target.max_positions or 1 + most) - 1)
+        wide = max(0.0, self._seconds(layers[-1], 1 + more) - last) / max(1, more) / layers[-1]  # of one token more, per layer
         return ExitChoice(layers, most, last + slope * (count - layers[-1]), [first + slope * (layer - layers[0]) for layer in layers], [wide * (count - layer) for layer in layers])
 
     def _seconds(self, layer: int, tokens: int = 1, repeats: int = 5) -> float:
@@ -176,7 +178,7 @@ class EarlyExitDrafter:
         """Runs the early layers over one token of each row; returns their favourite and its probability."""
         state.steps += 1
         stats = self._run_early(state, {r: [token] for r, token in feed.items()}, True)
-        return dict(zip(feed, zip(stats.argmax.tolist(), (stats.top1 - stats.logsumexp).exp().tolist())))
+        return dict(zip(feed, zip(stats.argmax.tolist(), (stats.top1 - stats.logsumexp).exp().nan_to_num().tolist())))
 
     def _run_early(self, state: _State, texts: dict[int, list[int]], head: bool):
         taps = self._candidates(0, self.exit.layer) if state.analysed else []
@@ -209,7 +211,7 @@ class EarlyExitDrafter:
         hidden = torch.cat([early, late])
         stats = self.target.exit_stats(hidden.flatten(0, 1))
         matches = stats.argmax.view(-1, count) == torch.tensor(tokens, dtype=torch.int32)
-        self.choice.learn(matches.numpy(), (stats.top1 - stats.logsumexp).exp().view(-1, count).numpy())
+        self.choice.learn(matches.numpy(), (stats.top1 - stats.logsumexp).exp().nan_to_num().view(-1, count).numpy())
         self.age = STAY
 
     def _learn_draft(self, chain: _Chain | None, tokens: Sequence[int]) -> None:
