@@ -21,7 +21,7 @@ from fastdecode.targets.weights import load_layout
 
 PEER = "peer:llada"
 PLAIN = "llada"  # one token per step, everything computed again: what lossless methods must equal
-Method = Callable[[str], tuple[str, int, int, dict[str, float]]]  # prompt -> text, tokens, forwards, order metrics
+Method = Callable[[str], tuple[str, int, int, list[int]]]  # prompt -> text, tokens, forwards, positions in the order of their commits (none: not known)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def plain_llada(model, tokenizer, facts: Facts, settings: Settings) -> Method:
                 forwards += 1
         answer = x[0, len(ids) :].tolist()
         stop = next((i + 1 for i, t in enumerate(answer) if t in facts.eos), len(answer))
-        return tokenizer.decode(answer[:stop], skip_special_tokens=True), stop, forwards, {}
+        return tokenizer.decode(answer[:stop], skip_special_tokens=True), stop, forwards, []
 
     return run
 
@@ -81,8 +81,7 @@ def parts_of(name: str, path: str, block: int) -> tuple[str, dict[str, Any]]:
 def own_method(generator: DiffusionGenerator, settings: Settings) -> Method:
     def run(prompt: str):
         result = generator.generate(prompt, max_new_tokens=settings.new_tokens)
-        order = [p for p, _, _ in result.stats.commit_order]
-        return result.text, len(result.token_ids), result.stats.forwards, {"local_ar_ness": local_ar_ness(order), "global_ar_ness": global_ar_ness(order)}
+        return result.text, len(result.token_ids), result.stats.forwards, [p for p, _, _ in result.stats.commit_order]
 
     return run
 
@@ -107,17 +106,16 @@ def make_methods(path: str, names: list[str], settings: Settings) -> dict[str, M
 
 
 def run(methods: dict[str, Method], tasks: list[str], count: int, repeats: int, settings: Settings, seed: int, progress: Callable = iter) -> dict[str, Any]:
-    """Measures every method on every example, interleaved; returns the report as plain data."""
-    questions = [example for task in tasks for example in examples(task, count, seed=seed)]
-    for method in methods.values():  # warm-up
-        method(questions[0].prompt)
+    """Measures every method on the examples of a task, one right behind the other as a user would, then the next method, in random order
+    for every task and repeat; returns the report as plain data."""
+    questions = {task: examples(task, count, seed=seed) for task in tasks}
     samples: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
     order = list(methods)
-    for repeat in range(repeats):
-        for i in progress(range(len(questions))):
-            random.Random(repeat * len(questions) + i).shuffle(order)
-            for name in order:
-                samples[name].append(_sample(methods[name], questions[i]))
+    for i, task in enumerate(progress(repeats * tasks)):
+        random.Random(i).shuffle(order)
+        for name in order:
+            methods[name](questions[task][0].prompt)  # another method has had the caches
+            samples[name] += [_sample(methods[name], question) for question in questions[task]]
     described = {**vars(settings), "examples_per_task": count, "repeats": repeats, "seed": seed}
     return {**header(), "settings": described, "methods": {name: _report(own, samples.get(PEER), samples.get(PLAIN)) for name, own in samples.items()}}
 
@@ -125,7 +123,9 @@ def run(methods: dict[str, Method], tasks: list[str], count: int, repeats: int, 
 def _sample(method: Method, example: Example) -> dict[str, Any]:
     begun = time.perf_counter()
     text, tokens, forwards, order = method(example.prompt)
-    return {"task": example.task, "text": text, "right": example.score(text), "seconds": time.perf_counter() - begun, "tokens": tokens, "nfe": forwards, **order}
+    seconds = time.perf_counter() - begun
+    metrics = {"local_ar_ness": local_ar_ness(order), "global_ar_ness": global_ar_ness(order)} if order else {}
+    return {"task": example.task, "text": text, "right": example.score(text), "seconds": seconds, "tokens": tokens, "nfe": forwards, **metrics}
 
 
 def _report(samples: list[dict[str, Any]], peer: list[dict[str, Any]] | None, plain: list[dict[str, Any]] | None) -> dict[str, Any]:

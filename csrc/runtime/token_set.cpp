@@ -13,6 +13,24 @@ void TokenSet::open(int32_t row, int32_t first, int32_t slots, int64_t count) {
   begin.push_back(begin.back() + int32_t(count));
 }
 
+TokenSet TokenSet::only(const std::vector<int32_t>& tokens) const {
+  TokenSet result;
+  result.rows = rows;
+  result.first_slot = first_slot;
+  result.slot_count = slot_count;
+  for (const int32_t m : tokens) {
+    result.wanted.push_back(int32_t(result.size()));
+    result.token.push_back(token[m]);
+    result.position.push_back(position[m]);
+    result.slot.push_back(slot[m]);
+    result.dense_end.push_back(dense_end[m]);
+    result.tail.insert(result.tail.end(), tail.begin() + tail_begin[m], tail.begin() + tail_begin[m + 1]);
+    result.tail_begin.push_back(int32_t(result.tail.size()));
+  }
+  for (size_t b = 0; b < rows.size(); ++b) result.begin.push_back(int32_t(std::lower_bound(tokens.begin(), tokens.end(), begin[b + 1]) - tokens.begin()));
+  return result;
+}
+
 void TokenSet::add_chain(int32_t row, int32_t length, const int32_t* tokens, int64_t count) {
   open(row, length, int32_t(count), count);
   for (int32_t i = 0; i < count; ++i) {

@@ -21,6 +21,9 @@ struct TokenSet {
   int64_t size() const { return int64_t(token.size()); }
   int64_t visible_end(int64_t m) const { return dense_end[m] + tail_begin[m + 1] - tail_begin[m]; }
 
+  // Some of the tokens, ascending, which write to the same slots and see the same keys. Wants all logits.
+  TokenSet only(const std::vector<int32_t>& tokens) const;
+
   // Tokens that follow `length` committed ones, each seeing all before it.
   void add_chain(int32_t row, int32_t length, const int32_t* tokens, int64_t count);
 

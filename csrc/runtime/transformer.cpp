@@ -43,6 +43,8 @@ class Step {
       : t_(model), c_(model.config), cache_(cache), set_(set), part_(part), kernels_(step_kernels(c_.element)), cache_kernels_(step_kernels(model.cache_element())), m_(set.size()), cache_bytes_(bytes_of(model.cache_element())),
         bytes_(c_.element == Element::i8), ld_(round_up(c_.width, kDepth)), ld_heads_(elements(round_up(c_.heads * c_.dim, kDepth))), ld_inner_(elements(round_up(c_.inner, kDepth))), ld_qkv_((c_.heads + 2 * c_.kv_heads) * c_.dim), ld_wide_(std::max(t_.fusion.depth(), round_up(2 * c_.width, kDepth))), depth_(round_up(c_.dim, kKeyDepth)) {
     plan_layers();
+    narrows_ = has_head() && set_.wanted.size() < size_t(m_) && part_.end > part_.begin && (part_.taps.empty() || part_.taps.back() < part_.end);
+    if (narrows_) plan_last();
     reserve();
   }
 
@@ -61,7 +63,8 @@ class Step {
       keep(self, i);
       self.each(m_, [&](int64_t m) { enter_layer(layer, m); });
       multiply(self, layer.qkv, layer.token_norm.empty() ? input(0) : wide_input(0, layer.qkv.depth()), m_, Epilogue::store, qkv(0), ld_qkv_);
-      self.each(c_.kv_heads * m_, [&](int64_t item) { rotate_and_store(self, layer, i, item % m_, item / m_); });  // keys of one head share lines of the cache
+      if (i + 1 == part_.end && narrows_) narrow(self);
+      self.each(c_.kv_heads * set_.size(), [&](int64_t item) { rotate_and_store(self, layer, i, item % set_.size(), item / set_.size()); });  // keys of one head share lines of the cache
       if (i + 1 == part_.end && !keeps_last()) break;  // only the keys and values were asked for
       attend_layer(self, layer, i);
       add_to_hidden(self, layer.out, attended_input(0), layer.after_attention_norm);
@@ -127,6 +130,23 @@ class Step {
   bool has_head() const { return part_.head() && !set_.wanted.empty(); }
   bool keeps_last() const { return has_head() || (!part_.taps.empty() && part_.taps.back() == part_.end); }
 
+  // The last layer ends with the tokens whose outputs are wanted: nobody asks what the others become.
+  void narrow(Member& self) {
+    self.each(last_.size(), [&](int64_t i) { std::copy(hidden(set_.wanted[i]), hidden(set_.wanted[i]) + ld_, mixed(i)); });
+    if (self.index == 0) {
+      std::swap(space().hidden, space().mixed);
+      m_ = last_.size();
+    }
+    self.team.sync();
+  }
+
+  // Where token m of the set stands after that; -1: nowhere.
+  int64_t place(int64_t m) const {
+    if (m_ == set_.size()) return m;
+    const auto at = std::lower_bound(set_.wanted.begin(), set_.wanted.end(), m);
+    return at != set_.wanted.end() && *at == m ? at - set_.wanted.begin() : -1;
+  }
+
   // Copies the hidden states if they are wanted.
   void keep(Member& self, int64_t layer) {
     const auto tap = std::find(part_.taps.begin(), part_.taps.end(), layer);
@@ -137,9 +157,9 @@ class Step {
 
   // The head is linear: what guidance makes of logits, it makes of the states that they come from.
   void head_input(int64_t i, int64_t wanted) {
-    float* x = hidden(set_.wanted[i]);
+    float* x = hidden(place(set_.wanted[i]));
     if (part_.guidance == 0) return normed_input(x, t_.norm, input(i));
-    float* without = hidden(set_.wanted[wanted + i]);
+    float* without = hidden(place(set_.wanted[wanted + i]));
     if (!t_.norm.empty())
       for (float* state : {x, without}) kernels_.norm_f32(state, t_.norm.data(), c_.width, c_.epsilon, state);
     for (int64_t k = 0; k < c_.width; ++k) x[k] += part_.guidance * (x[k] - without[k]);
@@ -221,7 +241,7 @@ class Step {
       out[half + i] = float(std::sin(angle)) * rotary.scale;
     }
   }
-  float* rotary(size_t r, int64_t m) { return space().rotary.at<float>((r * m_ + m) * c_.dim); }
+  float* rotary(size_t r, int64_t m) { return space().rotary.at<float>((r * set_.size() + m) * c_.dim); }
 
   void turn_head(const Layer& layer, const std::vector<float>& norm, int64_t m, float* head) {
     if (!norm.empty()) kernels_.norm_f32(head, norm.data(), c_.dim, c_.epsilon, head);
@@ -234,8 +254,9 @@ class Step {
   void rotate_and_store(Member& self, const Layer& layer, int64_t index, int64_t m, int64_t h) {
     const int64_t group = c_.heads / c_.kv_heads;
     float *q = qkv(m) + h * group * c_.dim, *k = qkv(m) + (c_.heads + h) * c_.dim, *v = k + c_.kv_heads * c_.dim;
-    char* queries = space().queries.at((h * m_ + m) * group * depth_ * cache_bytes_);
-    for (int64_t g = 0; g < group; ++g) {
+    const int64_t own = place(m);
+    char* queries = space().queries.at((h * m_ + own) * group * depth_ * cache_bytes_);
+    for (int64_t g = 0; g < group && own >= 0; ++g) {
       turn_head(layer, layer.query_norm, m, q + g * c_.dim);
       self.stream.ask_ahead(2);  // few lines at a time: a core forgets what it is asked for while it waits for others
       cache_kernels_.convert(q + g * c_.dim, c_.dim, c_.attention_scale * kLog2E, queries + g * depth_ * cache_bytes_);
@@ -250,15 +271,17 @@ class Step {
   int32_t sequence_row(int64_t m) const { return set_.rows[std::upper_bound(set_.begin.begin(), set_.begin.end(), m) - set_.begin.begin() - 1]; }
 
   void attend_layer(Member& self, const Layer& layer, int64_t index) {
+    const bool narrowed = m_ < set_.size();
+    const TokenSet& set = narrowed ? last_ : set_;
     const AttentionShape shape{c_.heads, c_.kv_heads, c_.dim, layer.window};
-    const AttentionPlan& plan = plans_[layer.window ? plan_of_window(layer.window) : 0];
+    const AttentionPlan& plan = narrowed ? last_plan_ : plans_[layer.window ? plan_of_window(layer.window) : 0];
     const bool finish = plan.splits == 1 && !bytes_;
-    const AttentionArgs args{set_, shape, plan, cache_, cache_kernels_, index, depth_, space().queries.at(), space().parts.at<float>(), finish ? space().attended.at() : nullptr, ld_heads_, self.stream};
+    const AttentionArgs args{set, shape, plan, cache_, cache_kernels_, index, depth_, space().queries.at(), space().parts.at<float>(), finish ? space().attended.at() : nullptr, ld_heads_, self.stream};
     float* scratch = space().scratch.at<float>(self.index * scratch_);
     self.each(int64_t(plan.tasks.size()), [&](int64_t i) { attend(args, plan.tasks[i], scratch); });
     if (finish) return;
     self.each(m_, [&](int64_t m) {
-      const SplitRange range = visible_splits(set_, m, layer.window);
+      const SplitRange range = visible_splits(set, m, layer.window);
       const int64_t output = bytes_ ? 4 : cache_bytes_;
       char* out = space().attended.at(m * ld_heads_ * output);
       for (int64_t head = 0; head < c_.heads; ++head)
@@ -274,6 +297,10 @@ class Step {
       if (std::find(windows_.begin(), windows_.end(), layer.window) == windows_.end()) windows_.push_back(layer.window);
     for (int64_t window : windows_) plans_.push_back(plan_attention(set_, {c_.heads, c_.kv_heads, c_.dim, window}, num_threads()));
   }
+  void plan_last() {
+    last_ = set_.only(set_.wanted);
+    last_plan_ = plan_attention(last_, {c_.heads, c_.kv_heads, c_.dim, t_.layers[part_.end - 1].window}, num_threads());
+  }
   size_t plan_of_window(int64_t window) const { return std::find(windows_.begin(), windows_.end(), window) - windows_.begin(); }
 
   // Padding in these buffers is zero from the start and stays so.
@@ -284,6 +311,7 @@ class Step {
       parts = std::max(parts, m_ * c_.heads * plan.splits * (c_.dim + kPanel));
       scratch_ = std::max(scratch_, round_up(plan.scratch_floats(c_.dim), 64));
     }
+    if (narrows_) scratch_ = std::max(scratch_, round_up(last_plan_.scratch_floats(c_.dim), 64));
     if (int(s.streams.size()) < num_threads()) s.streams.resize(num_threads());
     s.hidden.reserve(m_ * ld_ * 4);
     s.mixed.reserve(m_ * ld_ * 4);
@@ -315,11 +343,14 @@ class Step {
   const TokenSet& set_;
   const StepPart& part_;
   const StepKernels &kernels_, &cache_kernels_;
-  int64_t m_, cache_bytes_;
+  int64_t m_, cache_bytes_;  // m_: tokens that the pass still goes on with
   bool bytes_;  // int8 weights: what enters a product is made from floats once a whole row is there
   int64_t ld_, ld_heads_, ld_inner_, ld_qkv_, ld_wide_, depth_, scratch_ = 0;
   std::vector<int64_t> windows_;
   std::vector<AttentionPlan> plans_;
+  bool narrows_ = false;
+  TokenSet last_;  // the tokens that the last layer ends with
+  AttentionPlan last_plan_;
 };
 
 namespace {

@@ -56,7 +56,7 @@ class BatchMaker:
                 raise ValueError(f"inputs[{i}] holds the mask, token {self.facts.mask}: given text has no open positions; remove it, or open positions with infill()")
             for _ in range(call.copies):
                 copies[tuple(prompt)] = copies.get(tuple(prompt), -1) + 1
-                key = (call.seed, request_word(prompt, copies[tuple(prompt)]))
+                key = (call.seed, request_word(prompt, copies[tuple(prompt)]) if call.drawn else 0)
                 rows.append((prompt + [self.facts.mask] * size, [-1] * len(prompt) + [MASKED] * size, len(prompt), key))
         return self._batch(rows)
 
@@ -73,11 +73,11 @@ class BatchMaker:
 
     def _batch(self, rows: list[tuple[list[int], list[int], int, tuple[int, int]]]) -> Batch:
         longest = max(len(tokens) for tokens, *_ in rows)
-        tokens, changed = np.full((len(rows), longest), self.facts.mask, np.int32), np.full((len(rows), longest), -1, np.int32)
+        tokens = np.array([ids + [self.facts.mask] * (longest - len(ids)) for ids, *_ in rows], np.int32)
+        changed = np.array([at + [-1] * (longest - len(at)) for _, at, *_ in rows], np.int32)
         canvases = []
-        for row, (ids, at, prompt, key) in enumerate(rows):
+        for row, (ids, _, prompt, key) in enumerate(rows):
             size = len(ids)
-            tokens[row, :size], changed[row, :size] = ids, at
             canvas = Canvas(row, tokens[row, :size], changed[row, :size], prompt, size, self.facts.shift, key, self.facts.block_length)
             canvas.stats.prompt_tokens = prompt
             canvases.append(canvas)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fastdecode import ops
-from fastdecode.diffusion.canvas import Canvas
+from fastdecode.diffusion.canvas import NOWHERE, Canvas
 from fastdecode.diffusion.policies import AdaptiveBlocks, AscendingBlocks, FixedBlocks, IndependentSteps, SubBlocks
 from fastdecode.diffusion.policy import Policy
 from fastdecode.ops import VocabStats
@@ -30,14 +30,14 @@ class BlockWalk:
     def next(self, canvas: Canvas) -> None:
         """Moves to the next block that has masks; there must be one."""
         canvas.previous = canvas.start
-        canvas.start, canvas.stop = canvas.stop, self._end(canvas, canvas.stop)
-        while len(canvas.open_positions) == 0:  # only given text in this block
+        masks = NOWHERE
+        while len(masks) == 0:  # only given text in a block: go on
             canvas.start, canvas.stop = canvas.stop, self._end(canvas, canvas.stop)
+            masks = canvas.open_positions
         canvas.step = 0
-        first_masked = canvas.changed[canvas.start] == MASKED
-        canvas.leads = isinstance(self.policy.blocks, SubBlocks) and canvas.shift == 1 and canvas.start % canvas.grid == 0 and bool(first_masked)
-        canvas.latest = np.empty(0, np.int32)
-        canvas.quotas = canvas.planned.pop(0) if canvas.planned else self._quotas(canvas, canvas.open_positions)
+        canvas.leads = isinstance(self.policy.blocks, SubBlocks) and canvas.shift == 1 and canvas.start % canvas.grid == 0 and bool(canvas.changed[canvas.start] == MASKED)
+        canvas.latest = NOWHERE
+        canvas.quotas = canvas.planned.pop(0) if canvas.planned else self._quotas(canvas, masks)
 
     def settle_length(self, canvas: Canvas, stats: VocabStats, where: np.ndarray) -> None:
         """The length of an adaptive block depends on what its first pass proposes, at the positions int32 `where`."""

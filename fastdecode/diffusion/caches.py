@@ -13,12 +13,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 
+ALL = -2  # since when all positions have changed: given tokens count as step -1
+
+
 class Window(NamedTuple):
     """Positions low ... high - 1 that got their token after step `since`, or have none."""
 
     low: int
     high: int
-    since: int = -2  # all: given tokens count as step -1
+    since: int = ALL
 
 
 class RowState(Protocol):
@@ -79,7 +82,7 @@ class Delayed:
         return row.step <= 1 or row.step % self.interval == 0
 
     def window(self, row: RowState) -> Window:
-        return Window(0, row.length, -2 if self.refreshes(row) else row.clock - 2)
+        return Window(0, row.length, ALL if self.refreshes(row) else row.clock - 2)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class DelayedPrefillDecode:
         if self.refreshes(row):
             return everything(row)
         again = row.step <= 1 or row.step % self.interval == 0
-        return Window(row.prompt - row.shift, row.length, -2 if again else row.clock - 2)
+        return Window(row.prompt - row.shift, row.length, ALL if again else row.clock - 2)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ import numpy as np
 from fastdecode.ops.unmask_commit import MASKED
 from fastdecode.results import DecodeStats
 
+NOWHERE = np.empty(0, np.int32)  # no positions
+
 
 @dataclass
 class Canvas:
@@ -49,9 +51,9 @@ class Canvas:
     clock: int = 0
     quotas: list[int] = field(default_factory=list)
     order: np.ndarray | None = None
-    upcoming: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
-    latest: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
-    positions: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    upcoming: np.ndarray = field(default_factory=lambda: NOWHERE)
+    latest: np.ndarray = field(default_factory=lambda: NOWHERE)
+    positions: np.ndarray = field(default_factory=lambda: NOWHERE)
     steps: int = 0
     finish_reason: str | None = None
     stats: DecodeStats = field(default_factory=DecodeStats)
@@ -59,7 +61,7 @@ class Canvas:
 
     def masked(self, start: int, stop: int) -> np.ndarray:
         """int32, masked positions from start to stop - 1."""
-        return (np.flatnonzero(self.changed[start:stop] == MASKED) + start).astype(np.int32)
+        return ((self.changed[start:stop] == MASKED).nonzero()[0] + start).astype(np.int32)
 
     @property
     def open_positions(self) -> np.ndarray:
@@ -73,8 +75,9 @@ class Canvas:
 
     def end(self, eos: np.ndarray) -> None:
         """Finishes the canvas: the first generated id of `eos` takes the place of all masks."""
-        ends = (self.tokens[:, None] == eos).any(1)
-        first = np.flatnonzero(ends & (self.changed >= 0) & (self.changed != MASKED))[0]
         masks = self.masked(self.prompt, self.length)
-        self.tokens[masks], self.changed[masks] = self.tokens[first], self.clock
+        if len(masks):
+            ends = (self.tokens[:, None] == eos).any(1)
+            first = np.flatnonzero(ends & (self.changed >= 0) & (self.changed != MASKED))[0]
+            self.tokens[masks], self.changed[masks] = self.tokens[first], self.clock
         self.finish_reason = "eos"

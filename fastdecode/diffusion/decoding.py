@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from typing import NamedTuple, Sequence
 
@@ -11,7 +12,7 @@ import torch
 
 from fastdecode import ops
 from fastdecode.diffusion.blocks import BlockWalk
-from fastdecode.diffusion.caches import DelayedGreedy
+from fastdecode.diffusion.caches import ALL, DelayedGreedy, Window
 from fastdecode.diffusion.canvas import Canvas
 from fastdecode.diffusion.credit import CreditTable
 from fastdecode.diffusion.early_commit import commits_all, wanted_positions
@@ -42,7 +43,7 @@ class Chosen(NamedTuple):
     commits: Commits
 
     def finish(self, row: int) -> str:
-        return FINISH[int(self.commits.finish[row])]
+        return FINISH[self.commits.finish.numpy()[row]]
 
     def of(self, row: int) -> "Chosen":
         """Of one state."""
@@ -52,8 +53,8 @@ class Chosen(NamedTuple):
     def best(self, row: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Positions and scores of the proposals of one state from rank `first` to `last` - 1, best first."""
         own = slice(self.begin[row], self.begin[row + 1])
-        order = np.argsort(self.commits.rank[own].numpy())[first:last]
-        return self.positions[own][order], self.commits.scores[own].numpy()[order]
+        order = self.commits.rank.numpy()[own].argsort()[first:last]
+        return self.positions[own][order], self.commits.scores.numpy()[own][order]
 
 
 class Decoding:
@@ -145,12 +146,17 @@ class Decoding:
         cache = self.policy.cache
         for canvas in live:
             canvas.upcoming = self._upcoming(canvas)
-        windows = torch.tensor([cache.window(c) for c in live], dtype=torch.int32).T.contiguous()
-        changed = self.changed if len(live) == len(self.changed) else self.changed[[c.row for c in live]]
-        positions, count = ops.active_set(changed, *windows, live[0].shift)
-        for canvas, own, n in zip(live, positions.numpy(), count.tolist()):
+        windows = [cache.window(c) for c in live]
+        whole = all(w.since == ALL for w in windows)  # then there is nothing to look for
+        found = [np.arange(w.low, w.high, dtype=np.int32) for w in windows] if whole else self._changed_in(windows, live)
+        for canvas, positions in zip(live, found):
             chosen = cache.positions(canvas) if isinstance(cache, DelayedGreedy) else None
-            canvas.positions = own[:n] if chosen is None else chosen
+            canvas.positions = positions if chosen is None else chosen
+
+    def _changed_in(self, windows: list[Window], live: list[Canvas]) -> list[np.ndarray]:
+        changed = self.changed if len(live) == len(self.changed) else self.changed[[c.row for c in live]]
+        positions, count = ops.active_set(changed, *map(torch.from_numpy, np.array(windows, np.int32).T.copy()), live[0].shift)
+        return [own[:n] for own, n in zip(positions.numpy(), count.tolist())]
 
     def _parts(self, live: list[Canvas]) -> list[list[ActiveRow]]:
         """What the next pass computes, for every canvas."""
@@ -160,7 +166,7 @@ class Decoding:
     def _active_row(canvas: Canvas, row: int, tokens: np.ndarray, wanted: np.ndarray) -> ActiveRow:
         """The active set of a state of a canvas, in a row of the slots."""
         positions = canvas.positions
-        return ActiveRow(row, tokens[positions], positions, _ends(canvas, positions), np.searchsorted(positions, wanted - canvas.shift).astype(np.int32))
+        return ActiveRow(row, tokens[positions], positions, _ends(canvas, positions), positions.searchsorted(wanted - canvas.shift).astype(np.int32))
 
     def _wanted(self, canvas: Canvas) -> np.ndarray:
         """Positions whose proposals are needed, ascending."""
@@ -190,29 +196,31 @@ class Decoding:
         """Turns what the pass found into tokens."""
         chosen = self._commit(owners, parts, proposals, self.tokens, self.changed)
         for canvas in live:
-            self._log(canvas, *chosen.best(canvas.row, 0, int(chosen.commits.chosen[canvas.row])))
+            self._log(canvas, *chosen.best(canvas.row, 0, chosen.commits.chosen.numpy()[canvas.row]))
             self._advance(canvas, chosen.finish(canvas.row))
 
     def _commit(self, owners: list[Canvas], parts: list[ActiveRow], proposals: Proposals, tokens: torch.Tensor, changed: torch.Tensor) -> Chosen:
         """Commits what the policy takes, in place: `tokens` and `changed` int32 [N, L] hold the states that the parts are of, each in
         the row that its part has in the slots."""
         where = [_proposed(c, p) for c, p in zip(owners, parts)]
-        cuts = np.cumsum([0, *map(len, where)])
+        cuts = list(itertools.accumulate(map(len, where), initial=0))
         for canvas, positions, a, b in zip(owners, where, cuts, cuts[1:]) if isinstance(self.policy.blocks, AdaptiveBlocks) else ():
             if canvas.step == 0:
                 self.blocks.settle_length(canvas, rows_of(proposals.model, slice(a, b)), positions)
         early = [self.policy.early_commit is not None and commits_all(self.policy, c, p, rows_of(proposals.model, slice(a, b))) for c, p, a, b in zip(owners, where, cuts, cuts[1:])]
-        inside = [np.flatnonzero((p >= c.start) & ((p < c.stop) | e)) + a for c, p, e, a in zip(owners, where, early, cuts)]
-        sizes, candidates = list(map(len, inside)), np.concatenate(inside)
-        positions = np.concatenate(where)[candidates].astype(np.int32)
-        stats = proposals.stats if len(candidates) == cuts[-1] else rows_of(proposals.stats, candidates)
-        tie = None if proposals.tie is None else proposals.tie[candidates]
-        state = np.zeros((len(tokens), 5), np.int32)  # proposals, least number to commit, canvas
-        state[[p.row for p in parts]] = [(n, n if e else c.quota, c.prompt, c.stop, c.length) for c, e, n in zip(owners, early, sizes)]
-        begin = np.concatenate([[0], np.cumsum(state[:, 0])]).astype(np.int32)
-        quota, canvas = torch.from_numpy(state[:, 1].copy()), torch.from_numpy(state[:, 2:].copy())
+        spans = [p.searchsorted((c.start, c.length if e else c.stop)).tolist() for c, p, e in zip(owners, where, early)]  # what may be committed
+        sizes = [last - first for first, last in spans]
+        positions = np.concatenate([p[slice(*span)] for p, span in zip(where, spans)])
+        stats, tie = proposals.stats, proposals.tie
+        if len(positions) < cuts[-1]:
+            candidates = np.concatenate([np.arange(a + first, a + last) for (first, last), a in zip(spans, cuts)])
+            stats, tie = rows_of(stats, candidates), None if tie is None else tie[candidates]
+        begin, quota, bounds = np.zeros(len(tokens) + 1, np.int32), np.zeros(len(tokens), np.int32), np.zeros((len(tokens), 3), np.int32)
+        for canvas, part, everything, n in zip(owners, parts, early, sizes):
+            begin[part.row + 1], quota[part.row], bounds[part.row] = n, n if everything else canvas.quota, (canvas.prompt, canvas.stop, canvas.length)
+        begin.cumsum(out=begin)
         commits = ops.unmask_commit(
-            stats, torch.from_numpy(begin), torch.from_numpy(positions), tokens, changed, quota=quota, step=owners[0].clock, canvas=canvas,
+            stats, torch.from_numpy(begin), torch.from_numpy(positions), tokens, changed, quota=torch.from_numpy(quota), step=owners[0].clock, canvas=torch.from_numpy(bounds),
             eos=self.eos if self.policy.end_at_eos else None, cut=self.policy.cut_confidence if self.policy.cut_at_eos else np.inf,
             tie=tie, **scoring(self.policy, self.facts, owners, sizes, positions, stats),
         )  # fmt: skip
@@ -224,7 +232,7 @@ class Decoding:
 
     def _advance(self, canvas: Canvas, finish: str) -> None:
         """Ends the row, goes to the next block, or stays."""
-        canvas.latest = np.flatnonzero(canvas.changed == canvas.clock).astype(np.int32)
+        canvas.latest = (canvas.changed == canvas.clock).nonzero()[0].astype(np.int32)
         if finish == "text_ended":  # what comes later can no longer change the text
             canvas.end(self.eos.numpy())
         elif finish == "canvas_full":

@@ -61,6 +61,7 @@ class Call:
         sampling: how proposals are drawn.
         seed: of random numbers. stops: strings that end a text. eos: ids that do, None: as the model says.
         copies: texts per prompt.
+        drawn: whether anything is random.
         given: the arguments, for messages.
     """
 
@@ -69,6 +70,7 @@ class Call:
     stops: list[str]
     eos: tuple[int, ...] | None
     copies: int
+    drawn: bool
     given: dict[str, Any]
 
     def canvas(self, prompt: int) -> int:
@@ -103,7 +105,7 @@ def resolve(defaults: Sampling, config: GenerationConfig | None, arguments: dict
     sampling = _changed(sampling, {"temperature": _temperature(given, sampling), "cfg_scale": _guidance(given, sampling)})
     stops = stop_list(given.get("stop")) + stop_list(given.get("stop_strings"))
     drawn = random_order or sampling.temperature > 0 or sampling.alg_temp > 0
-    return Call(sampling, seed_or_random(given.get("seed", None if drawn else 0)), stops, _eos(given), given.get("num_return_sequences", 1), given)
+    return Call(sampling, seed_or_random(given.get("seed", None if drawn else 0)), stops, _eos(given), given.get("num_return_sequences", 1), drawn, given)
 
 
 def _changed(sampling: Sampling, values: dict[str, Any]) -> Sampling:

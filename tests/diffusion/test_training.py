@@ -1,6 +1,7 @@
 """Training goes on unchanged after an interruption, and what it exports is a LLaDA checkpoint."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from fastdecode import DiffusionGenerator
 from fastdecode.diffusion.parallel_bench import pieces
 from fastdecode.training.masked_diffusion import ANSWER, Batches, Recipe, Run, longest, loss_of
 from fastdecode.training.masked_transformer import MaskedTransformer, Shape
-from fastdecode.training.piece_tokenizer import piece_tokenizer
+from fastdecode.training.piece_tokenizer import longest_of, piece_tokenizer
 from fastdecode.training.unmask_filter import LENGTH, Replay, oracle, train_filter
 from tests.diffusion.models import all_logits
 from tests.threads import one_thread  # noqa: F401
@@ -51,6 +52,14 @@ def test_batches_depend_on_seed_and_step_alone():
     answers = a["tokens"].gather(1, rows)
     assert torch.equal(torch.where(answers == tokenizer.mask_token_id, a["target"], answers), a["target"])
     assert [longest(s, 100) for s in (0, 6, 12, 50)] == [3, 4, 5, 6]
+
+
+def test_a_pattern_takes_the_longest_word():
+    words = ["a", "ab", "abcd", "b", "b.", "b.*", "+", "x\n", "xy", "xyz"]
+    pattern = re.compile(longest_of(words))
+    for text in ("abc", "abcd", "b.*", "b.+", "b+", "xyzz", "xy", "x\n", "+a"):
+        assert pattern.match(text)[0] == max((w for w in words if text.startswith(w)), key=len)
+    assert not pattern.match("c") and not pattern.match("x")
 
 
 def test_training_lowers_the_loss(tmp_path):

@@ -307,6 +307,39 @@ def test_layers_in_parts_give_the_same_bits(family, weights):
     assert torch.equal(*after)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("family", NATIVE)
+def test_few_wanted_outputs_are_those_of_all(family, weights, level):
+    """The last layer leaves out what nobody wants: that changes neither the other outputs nor the keys and values."""
+    with implementation(level):
+        target = NativeTarget(changed(family), weights)
+        lengths = (9, 4, 530 if target.max_positions > 600 else 60)  # the last one has two splits of keys, or leaves a window behind
+        prompts = [random_prompt(n, seed=n) for n in lengths]
+        tree = DraftTree.build([p[-1] for p in prompts], [random_tree(n, seed=n) for n in (20, 3, 6)])
+        columns = (target.vocab_size + 15) // 16 * 16
+
+        def logits_of(wanted: list[int], **part) -> tuple[torch.Tensor, torch.Tensor]:
+            """Of the nodes of all trees, and those after one more token for each."""
+            state = target.new_state(3, 8)
+            for row, prompt in enumerate(prompts):
+                target.prefill(state, row, prompt[:-1])
+            nodes = _C.TokenSet()
+            nodes.add_trees([0, 1, 2], [n - 1 for n in lengths], tree.tokens.numpy(), tree.parents.numpy(), tree.num_nodes.numpy())
+            nodes.want(np.asarray(wanted, np.int32))
+            logits = torch.empty(len(wanted), columns)
+            target.transformer.forward(state.cache, nodes, logits=logits.data_ptr(), ld=columns, **part)
+            target.commit(state, [0, 1, 2], [[0]] * 3)
+            return logits[:, : target.vocab_size], target.forward(state, [0, 1, 2], DraftTree.build([1, 2, 3], [Draft.empty()] * 3)).clone()
+
+        whole, after = logits_of(list(range(32)))
+        for wanted in ([0], [31], [20, 21, 24, 25, 31], [1, 5, 6, 7, 19], list(range(31))):  # some leave whole sequences out
+            few, then = logits_of(wanted)
+            assert torch.equal(few, whole[wanted]) and torch.equal(then, after)
+        guided, _ = logits_of(list(range(32)), guidance=1.5)
+        assert torch.equal(logits_of([2, 9, 18, 25], guidance=1.5)[0][:2], guided[[2, 9]])
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen2", "smollm3"])
 def test_hidden_states_are_those_of_transformers(family):
     model = changed(family)
