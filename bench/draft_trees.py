@@ -1,10 +1,11 @@
 """Tokens per pass of drafters that choose their tokens, with trees of one size, and what a level of them costs.
 
     python -m bench.draft_trees --model DIR [--drafters suffix,adaptive_trigram,eagle,auto] [--head DIR] [--nodes 31] [--new-tokens 128]
-                                [--limit N] [--json FILE]
+                                [--limit N] [--until-eos] [--json FILE]
 
 Greedy, one prompt at a time, on the Spec-Bench prompts. Categories count alike. `--head` takes another head than the installed one. Names joined by +
-go into one tree; every prompt begins with an empty map of trigrams.
+go into one tree; every prompt begins with an empty map of trigrams, `memory` is the suffix drafter with what it wrote for the prompts before. With `--until-eos`
+a text ends where the model ends it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ def drafter_of(name: str, head: str | None):
     """The drafter of that name, with the given head if there is one."""
     if "+" in name:
         return [drafter_of(part, head) for part in name.split("+")]
+    if name == "memory":
+        return SuffixDrafter(remember=True)
     if name == "adaptive_trigram":
         return AdaptiveTrigramDrafter(shared=False)
     if head is None or name not in ("eagle", "auto"):
@@ -33,11 +36,11 @@ def drafter_of(name: str, head: str | None):
     return EagleDrafter(head) if name == "eagle" else [SuffixDrafter(), EagleDrafter(head)]
 
 
-def measure(generator: SpeculativeGenerator, prompts, nodes: int, new_tokens: int) -> list[tuple[str, int, int]]:
+def measure(generator: SpeculativeGenerator, prompts, nodes: int, new_tokens: int, until_eos: bool = False) -> list[tuple[str, int, int]]:
     """(category, tokens, rounds) of every prompt."""
     rows = []
     for category, text in prompts:
-        stats = generator.generate(chat_ids(generator.tokenizer, text), max_new_tokens=new_tokens, eos_token_id=-1, do_sample=False, speculate=nodes).stats
+        stats = generator.generate(chat_ids(generator.tokenizer, text), max_new_tokens=new_tokens, eos_token_id=None if until_eos else -1, do_sample=False, speculate=nodes).stats
         rows.append((category, stats.emitted, stats.rounds))
     return rows
 
@@ -58,6 +61,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=31)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--until-eos", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     prompts = load_prompts(PROMPTS, options.limit)
@@ -65,7 +69,7 @@ def main() -> None:
     for name in options.drafters.split(","):
         generator = SpeculativeGenerator.from_pretrained(options.model, drafter_of(name, options.head), max_draft=options.nodes)
         costs = generator._controller
-        result = summary(measure(generator, prompts, options.nodes, options.new_tokens)) | {"level_of_a_step": costs.level_seconds / costs.step.narrowest}
+        result = summary(measure(generator, prompts, options.nodes, options.new_tokens, options.until_eos)) | {"level_of_a_step": costs.level_seconds / costs.step.narrowest}
         report["drafters"][name] = result
         print(f"{name}: {result['tokens_per_pass']:.3f} [{result['interval'][0]:.3f}, {result['interval'][1]:.3f}], a level costs {result['level_of_a_step']:.3f} of a step; " + ", ".join(f"{c} {v:.2f}" for c, v in result["per_category"].items()), flush=True)
     if options.json:

@@ -78,7 +78,8 @@ class Controller:
         self.step = step
         self._measure = getattr(drafter, "level_seconds", None)
         self.level_seconds: float = self._measure() if self._measure else 0.0
-        self.judged = getattr(drafter, "judges_levels", False)  # the drafter weighs every level itself
+        self.judged = getattr(drafter, "judges_levels", False)  # the drafter weighs every level itself,
+        self.settled = getattr(drafter, "judges_nodes", False)  # and what every node adds to the pass that verifies it
 
     def depth(self, acceptance: Acceptance, most: int) -> int:
         """Levels of a draft, up to `most`, that give the most tokens per second; 0 says that plain decoding is faster."""
@@ -111,7 +112,7 @@ class Controller:
     def trim(self, drafts: Sequence[Draft], acceptances: Sequence[Acceptance]) -> list[Draft]:
         """The drafts without the nodes that cost more than they promise. Drawn drafts stay whole: what is kept must not
         depend on what was drawn."""
-        if not any(map(len, drafts)) or any(d.draws for d in drafts):
+        if self.settled or not any(map(len, drafts)) or any(d.draws for d in drafts):
             return list(drafts)
         scores = [[a.calibration * s for s in d.scores.tolist()] for d, a in zip(drafts, acceptances)]
         lowest = self.lowest_score(scores)

@@ -1,12 +1,14 @@
 """The decisions how much to draft, at costs and acceptance rates that are given."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from fastdecode import SpeculativeGenerator
 from fastdecode.speculative.controller import Acceptance, Controller
+from fastdecode.speculative.drafters.early_exit import EarlyExitDrafter
 from fastdecode.speculative.step_cost import StepCost
 from fastdecode.speculative.tree import Draft, Draws
 from tests.models import OracleDrafter, random_prompt
@@ -48,6 +50,14 @@ def test_drawn_drafts_stay_whole():
     law = torch.full((4,), 0.25)
     draft = Draft(np.array([1], np.int32), np.array([-1], np.int32), np.array([0.01], np.float32), (Draws(-1, [1], law),))
     assert sizes({1: 1.0, 2: 5.0}, draft) == [1]
+
+
+def test_drafts_that_were_weighed_token_by_token_stay_whole():
+    assert sizes({1: 1.0, 2: 5.0}, forest(0.01)) == [0]
+    for drafter, kept in ((EarlyExitDrafter("auto"), 1), (EarlyExitDrafter("auto", threshold=0.5), 0)):
+        drafter = SimpleNamespace(judges_nodes=drafter.judges_nodes)
+        controller = Controller(StepCost({1: 1.0, 2: 5.0}), drafter)
+        assert [len(d) for d in controller.trim([forest(0.01)], [Acceptance()])] == [kept]
 
 
 def test_promises_that_are_not_kept_count_less():

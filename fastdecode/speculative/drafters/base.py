@@ -31,7 +31,8 @@ class Drafter(Protocol):
     """Proposes continuations for the rows of a batch. All state of a batch lives in what `begin` returns.
 
     A drafter whose drafts cost time may also have `level_seconds()`, what one more level of a draft costs; with
-    `judges_levels` it is asked again after every draft, and decides itself, by `Budget.least` and `Budget.covered`, which levels are worth that. One that
+    `judges_levels` it is asked again after every draft, and decides itself, by `Budget.least` and `Budget.covered`, which levels are
+    worth that, and with `judges_nodes` also which tokens are worth what they add to the pass that verifies them. One that
     needs the target has `pair(target)`, called once before anything else. One that reads the target's hidden states names layers in
     `taps` (before which they are read) and has `read(state, row, hidden)`, which takes those [taps, n, width] of the next n tokens of
     a row, from its prompt's first on (the last token of a text has none), and `resume(state, row, before, shared)`, which takes over

@@ -104,6 +104,10 @@ class EarlyExitDrafter:
     def judges_levels(self) -> bool:
         return self.adaptive
 
+    @property
+    def judges_nodes(self) -> bool:
+        return self.adaptive and self.threshold is None
+
     def level_seconds(self) -> float:
         return 0.0 if self.adaptive else self._seconds(self.exit.layer)  # DEL weighs the length itself
 
