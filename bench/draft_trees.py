@@ -38,9 +38,9 @@ def drafter_of(name: str, head: str | None):
 
 def measure(generator: SpeculativeGenerator, prompts, nodes: int, new_tokens: int, until_eos: bool = False) -> list[tuple[str, int, int]]:
     """(category, tokens, rounds) of every prompt."""
-    rows = []
+    rows, ends = [], {} if until_eos else {"eos_token_id": -1}
     for category, text in prompts:
-        stats = generator.generate(chat_ids(generator.tokenizer, text), max_new_tokens=new_tokens, eos_token_id=None if until_eos else -1, do_sample=False, speculate=nodes).stats
+        stats = generator.generate(chat_ids(generator.tokenizer, text), max_new_tokens=new_tokens, do_sample=False, speculate=nodes, **ends).stats
         rows.append((category, stats.emitted, stats.rounds))
     return rows
 
