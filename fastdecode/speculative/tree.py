@@ -122,6 +122,15 @@ class DraftTree:
     def shape(self) -> tuple[int, int]:
         return tuple(self.tokens.shape)  # type: ignore[return-value]
 
+    def padded(self, of_nodes: torch.Tensor, fill: float) -> torch.Tensor:
+        """[B, N, ...] from rows [M, ...] of the nodes, one tree after the other without padding; `fill` at padding nodes."""
+        batch, nodes = self.shape
+        if len(of_nodes) == batch * nodes:
+            return of_nodes.reshape(batch, nodes, *of_nodes.shape[1:]).contiguous()
+        result = of_nodes.new_full((batch, nodes, *of_nodes.shape[1:]), fill)
+        result[torch.arange(nodes) < self.num_nodes[:, None]] = of_nodes
+        return result
+
     def to(self, device: torch.device) -> "DraftTree":
         """The same tree with its arrays on another device."""
         if self.tokens.device == device:

@@ -140,7 +140,7 @@ class NativeTarget:
         columns = (self.vocab_size + 15) // 16 * 16
         packed = self._buffer(len(nodes), columns)
         self.transformer.forward(state.cache, nodes, logits=packed.data_ptr(), ld=columns, **state.tapped(len(nodes), self.width), **_entry(entered))
-        return _spread(packed, tree)[..., : self.vocab_size]
+        return tree.padded(packed, 0)[..., : self.vocab_size]
 
     def forward_stats(self, state: NativeState, rows: Sequence[int], tree: DraftTree, *, ids: torch.Tensor | None = None, banned: torch.Tensor | None = None, temperature: torch.Tensor | None = None, key: torch.Tensor | None = None, entered: tuple[int, torch.Tensor] | None = None) -> VocabStats:  # fmt: skip
         """What `ops.vocab_stats` finds in the logits of the nodes, which are never stored.
@@ -194,12 +194,12 @@ class NativeTarget:
 
     def most_probable(self, state: NativeState, rows: Sequence[int], tree: DraftTree, entered: tuple[int, torch.Tensor] | None = None) -> torch.Tensor:
         """int32 [B, N]: the token of the highest logit after every node (ties: lowest id; NaN: -1)."""
-        return _spread_tokens(self.forward_stats(state, rows, tree, entered=entered).argmax, tree)
+        return tree.padded(self.forward_stats(state, rows, tree, entered=entered).argmax, -1)
 
     def two_most_probable(self, state: NativeState, rows: Sequence[int], tree: DraftTree, entered: tuple[int, torch.Tensor] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """The same, and the tokens of the second highest logits, int32 [B, N]."""
         stats = self.forward_stats(state, rows, tree, entered=entered)
-        return _spread_tokens(stats.argmax, tree), _spread_tokens(stats.second, tree)
+        return tree.padded(stats.argmax, -1), tree.padded(stats.second, -1)
 
     def forward_layers(self, state: NativeState, rows: Sequence[int], tree: DraftTree, begin: int = 0, end: int | None = None, *, hidden: torch.Tensor | None = None, taps: Sequence[int] = (), logits: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
         """Runs the layers begin ... end - 1 over the nodes; keys and values of these layers go to the slots of the nodes.
@@ -230,7 +230,7 @@ class NativeTarget:
             state.cache, nodes, begin=begin, end=-1 if end is None else end, hidden=0 if hidden is None else hidden.data_ptr(), taps=list(taps), tapped=tapped.data_ptr(),
             logits=0 if packed is None else packed.data_ptr(), ld=columns,
         )  # fmt: skip
-        return tapped, None if packed is None else _spread(packed, tree)[..., : self.vocab_size]
+        return tapped, None if packed is None else tree.padded(packed, 0)[..., : self.vocab_size]
 
     def new_slots(self, rows: int, length: int) -> "_C.KvCache":
         return self.transformer.new_cache(rows, length)
@@ -283,24 +283,6 @@ def _tokens_at(active: Sequence[ActiveRow], guidance: float) -> tuple["_C.TokenS
 
 def _entry(entered: tuple[int, torch.Tensor] | None) -> dict:
     return {"begin": entered[0], "hidden": entered[1].data_ptr()} if entered else {}
-
-
-def _spread(packed: torch.Tensor, tree: DraftTree) -> torch.Tensor:
-    """[B, N, columns] from the rows [M, columns] of the nodes; 0 for padding nodes."""
-    batch, nodes = tree.shape
-    if len(packed) == batch * nodes:
-        return packed.view(batch, nodes, -1)
-    result = packed.new_zeros(batch, nodes, packed.shape[1])
-    result[torch.arange(nodes) < tree.num_nodes[:, None]] = packed
-    return result
-
-
-def _spread_tokens(packed: torch.Tensor, tree: DraftTree) -> torch.Tensor:
-    """[B, N] from those [M] of the nodes; -1 for padding nodes."""
-    batch, nodes = tree.shape
-    if len(packed) == batch * nodes:
-        return packed.reshape(batch, nodes).contiguous()
-    return torch.full((batch, nodes), -1, dtype=torch.int32).masked_scatter_(torch.arange(nodes) < tree.num_nodes[:, None], packed)
 
 
 def _without_weights(forward):
