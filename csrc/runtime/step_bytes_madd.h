@@ -26,8 +26,8 @@ static inline void add_halves(const __m256i (&sums)[4], int32_t* out) {
   }
 }
 
-template <int R, int P>
-static void byte_dots(const PanelGemm& g, int64_t row, int64_t panel, int32_t* high, int32_t* low) {
+template <int R, int P, class Ahead>
+static void byte_dots(const PanelGemm& g, int64_t row, int64_t panel, int32_t* high, int32_t* low, Ahead ahead) {
   for (int r = 0; r < R; ++r) {
     const int8_t *a = static_cast<const int8_t*>(g.a) + (row + r) * g.lda, *b = a + g.depth;
     for (int p = 0; p < P; ++p) {
@@ -35,6 +35,7 @@ static void byte_dots(const PanelGemm& g, int64_t row, int64_t panel, int32_t* h
       __m256i sums[2][4];
       for (int q = 0; q < 4; ++q) sums[0][q] = sums[1][q] = _mm256_setzero_si256();
       for (int64_t k = 0; k < g.depth; k += 4) {
+        ahead.ask(w + k * kPanel);
         const __m256i x = broadcast4(a + k), y = broadcast4(b + k);
         for (int q = 0; q < 4; ++q) {  // 4 columns of 4 depth indices
           const __m256i weights = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w + k * kPanel + 16 * q)));

@@ -16,8 +16,8 @@ static inline __m512i broadcast4(const int8_t* p) {
   return _mm512_set1_epi32(bytes);
 }
 
-template <int R, int P>
-static void byte_dots(const PanelGemm& g, int64_t row, int64_t panel, int32_t* high, int32_t* low) {
+template <int R, int P, class Ahead>
+static void byte_dots(const PanelGemm& g, int64_t row, int64_t panel, int32_t* high, int32_t* low, Ahead ahead) {
   const int64_t stride = kPanel * g.depth + kPanel * 4;
   const int8_t* a = static_cast<const int8_t*>(g.a) + row * g.lda;
   const uint8_t* w = static_cast<const uint8_t*>(g.w) + panel * stride;
@@ -32,7 +32,7 @@ static void byte_dots(const PanelGemm& g, int64_t row, int64_t panel, int32_t* h
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
         const uint8_t* next = w + p * stride + (k + 4 * t) * kPanel;
-        __builtin_prefetch(next + kAhead, 0, 2);
+        ahead.ask(next);
         weights[t][p] = _mm512_loadu_si512(next);
       }
     const int8_t *four = a + k, *low_four = four + g.depth;

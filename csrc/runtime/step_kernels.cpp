@@ -9,15 +9,15 @@ template <class T>
 struct Shape;
 template <>
 struct Shape<float> {
-  static const int rows = 2, sums = 2;
+  static const int rows = 2, sums = 2, wide = 0;
 };
 template <>
 struct Shape<uint16_t> {
-  static const int rows = 2, sums = 2;
+  static const int rows = 2, sums = 2, wide = 0;
 };
 template <>
 struct Shape<int8_t> {
-  static const int rows = 1, sums = 2;
+  static const int rows = 1, sums = 2, wide = 0;
 };
 
 struct Pair {
@@ -33,8 +33,8 @@ static inline F dot(F sum, const Pair& a, const Pair& b) { return sum + a.even *
 static inline F load_integers(const int32_t* p) { return float(*p); }
 
 // Sums over the depth of weights (128 added) times high and low bytes of the inputs.
-template <int R, int P>
-static void byte_dots(const PanelGemm& g, int64_t row, int64_t panel, int32_t* high, int32_t* low) {
+template <int R, int P, class Ahead>
+static void byte_dots(const PanelGemm& g, int64_t row, int64_t panel, int32_t* high, int32_t* low, Ahead) {
   for (int r = 0; r < R; ++r) {
     const int8_t *a = static_cast<const int8_t*>(g.a) + (row + r) * g.lda, *b = a + g.depth;
     for (int p = 0; p < P; ++p) {

@@ -13,11 +13,11 @@ template <class T>
 struct Shape;
 template <>
 struct Shape<float> {
-  static const int rows = 28, sums = 2;  // the float products stay with vectors
+  static const int rows = 28, sums = 2, wide = 0;  // the float products stay with vectors
 };
 template <>
 struct Shape<int8_t> {
-  static const int rows = 2, sums = 2;  // as do those of a few rows of bytes: integers are the same however they are added
+  static const int rows = 2, sums = 2, wide = 0;  // as do those of a few rows of bytes: integers are the same however they are added
 };
 
 static void tile_gemm(const PanelGemm& g);

@@ -9,15 +9,15 @@ template <class T>
 struct Shape;
 template <>
 struct Shape<float> {
-  static const int rows = 6, sums = 4;  // 12 vectors of sums, 2 of weights, 1 of inputs
+  static const int rows = 6, sums = 4, wide = 0;  // 12 vectors of sums, 2 of weights, 1 of inputs
 };
 template <>
 struct Shape<uint16_t> {
-  static const int rows = 5, sums = 1;  // 10 vectors of sums, 4 halves of weights, 2 of inputs
+  static const int rows = 5, sums = 1, wide = 0;  // 10 vectors of sums, 4 halves of weights, 2 of inputs
 };
 template <>
 struct Shape<int8_t> {
-  static const int rows = 1, sums = 2;
+  static const int rows = 1, sums = 2, wide = 0;
 };
 
 struct Pair {

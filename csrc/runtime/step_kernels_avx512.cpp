@@ -9,15 +9,15 @@ template <class T>
 struct Shape;
 template <>
 struct Shape<float> {
-  static const int rows = 28, sums = 2;
+  static const int rows = 28, sums = 2, wide = 0;
 };
 template <>
 struct Shape<uint16_t> {
-  static const int rows = 12, sums = 24;  // 24 vectors of sums, 4 halves of weights, 2 of inputs
+  static const int rows = 12, sums = 24, wide = 0;  // 24 vectors of sums, 4 halves of weights, 2 of inputs
 };
 template <>
 struct Shape<int8_t> {
-  static const int rows = 1, sums = 2;
+  static const int rows = 1, sums = 2, wide = 0;
 };
 
 struct Pair {

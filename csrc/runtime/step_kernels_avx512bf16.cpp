@@ -10,15 +10,15 @@ template <class T>
 struct Shape;
 template <>
 struct Shape<float> {
-  static const int rows = 28, sums = 2;  // 28 vectors of sums, 2 of weights; inputs are broadcast as they are read
+  static const int rows = 28, sums = 2, wide = 14;  // 28 vectors of sums, 2 of weights; inputs are broadcast as they are read
 };
 template <>
 struct Shape<uint16_t> {
-  static const int rows = 28, sums = 1;
+  static const int rows = 28, sums = 1, wide = 14;
 };
 template <>
 struct Shape<int8_t> {
-  static const int rows = 14, sums = 1;  // sums of high and of low bytes
+  static const int rows = 14, sums = 1, wide = 7;  // sums of high and of low bytes
 };
 
 }  // namespace FD_SIMD_NAMESPACE

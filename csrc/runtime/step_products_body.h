@@ -1,7 +1,7 @@
 // Products of some rows with packed weights, for step_kernels_body.h. Needs a simd_*.h and, for both element types: Weights, Inputs,
 // load_weights(const T*), broadcast(const T*), dot(F, Inputs, Weights), load_elements(const T*) -> F, store_elements(T*, F), and
-// for int8: load_integers(const int32_t*) -> F, byte_dots; Shape<T>: most rows at a time, and the sums (rows x panels) that keep
-// the arithmetic busy.
+// for int8: load_integers(const int32_t*) -> F, byte_dots; Shape<T>: most rows at a time, the sums (rows x panels) that keep
+// the arithmetic busy, and most rows with two panels at a time, for products of more (0: none).
 #include <cstring>
 
 #include "runtime/step_kernels.h"
@@ -15,6 +15,11 @@ template <class T>
 struct Pack {
   static const int step = 4 / sizeof(T);  // depth indices that one vector holds
 };
+
+template <class T>
+static inline int64_t panel_bytes_of(int64_t depth) {
+  return kPanel * depth * int64_t(sizeof(T)) + (sizeof(T) == 1 ? kPanel * 4 : 0);
+}
 
 // 1 / (1 + exp(-a)), without overflow on either side.
 static inline F sigmoid(F a) {
@@ -52,10 +57,28 @@ static void finish(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel,
   }
 }
 
+// Which weights products ask for while they read a vector of others: the one kAhead behind it,
+struct AskNear {
+  __attribute__((always_inline)) void ask(const void* vector) { __builtin_prefetch(static_cast<const char*>(vector) + kAhead, 0, 2); }
+  __attribute__((always_inline)) AskNear behind(int64_t) const { return {}; }
+};
+
+// or those from `next` on, so many bytes for every vector.
+struct AskFar {
+  const char* next;
+  int64_t pace;
+
+  __attribute__((always_inline)) void ask(const void*) {
+    __builtin_prefetch(next, 0, 2);
+    next += pace;
+  }
+  __attribute__((always_inline)) AskFar behind(int64_t vectors) const { return {next + vectors * pace, pace}; }
+};
+
 // Sums of R rows and P panels. With many rows one panel is enough: its weights are read once, as one stream, and the products
 // of all rows hide the time that they take to come.
-template <class T, int R, int P>
-static void dots(const PanelGemm& g, int64_t row, int64_t panel, float* sums) {
+template <class T, int R, int P, class Ahead>
+static void dots(const PanelGemm& g, int64_t row, int64_t panel, float* sums, Ahead ahead) {
   constexpr int vectors = P * kVectors, steps = vectors == 1 ? 2 : 1;
   F acc[R][vectors];
   for (int r = 0; r < R; ++r)
@@ -70,7 +93,7 @@ static void dots(const PanelGemm& g, int64_t row, int64_t panel, float* sums) {
 #pragma GCC unroll 16
       for (int j = 0; j < vectors; ++j) {
         const T* next = w + j / kVectors * stride + (k + t * Pack<T>::step) * kPanel + j % kVectors * kLanes * Pack<T>::step;
-        __builtin_prefetch(reinterpret_cast<const char*>(next) + kAhead, 0, 2);
+        ahead.ask(next);
         weights[t][j] = load_weights(next);
       }
     const char* four = a + k * int64_t(sizeof(T));
@@ -117,41 +140,68 @@ static constexpr int panels_with(int rows) {
   return panels < 1 ? 1 : panels > kStripPanels ? kStripPanels : panels;
 }
 
-// One strip of up to kStripPanels panels.
-template <class T, int R>
-static void strip(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel, int64_t count) {
-  if (rows < R) {
-    if constexpr (R > 1) strip<T, R - 1>(g, row, rows, panel, count);
-    return;
-  }
-  constexpr int P = panels_with<T>(R);
+// One strip of up to kStripPanels panels, P at a time.
+template <class T, int R, int P, class Ahead>
+static void strip(const PanelGemm& g, int64_t row, int64_t panel, int64_t count, const Ahead& ahead) {
+  const int64_t vectors = panel_bytes_of<T>(g.depth) / 64;
   float sums[R][kStrip];
   if constexpr (sizeof(T) == 1) {
     int32_t high[R][kStrip], low[R][kStrip];
     int64_t p = 0;
-    for (; p + P <= count; p += P) byte_dots<R, P>(g, row, panel + p, high[0] + p * kPanel, low[0] + p * kPanel);
-    for (; p < count; ++p) byte_dots<R, 1>(g, row, panel + p, high[0] + p * kPanel, low[0] + p * kPanel);
+    for (; p + P <= count; p += P) byte_dots<R, P>(g, row, panel + p, high[0] + p * kPanel, low[0] + p * kPanel, ahead.behind(p * vectors));
+    for (; p < count; ++p) byte_dots<R, 1>(g, row, panel + p, high[0] + p * kPanel, low[0] + p * kPanel, ahead.behind(p * vectors));
     finish_bytes(g, row, R, panel, count, high, low, sums);
   } else {
     int64_t p = 0;
-    for (; p + P <= count; p += P) dots<T, R, P>(g, row, panel + p, sums[0] + p * kPanel);
-    for (; p < count; ++p) dots<T, R, 1>(g, row, panel + p, sums[0] + p * kPanel);
+    for (; p + P <= count; p += P) dots<T, R, P>(g, row, panel + p, sums[0] + p * kPanel, ahead.behind(p * vectors));
+    for (; p < count; ++p) dots<T, R, 1>(g, row, panel + p, sums[0] + p * kPanel, ahead.behind(p * vectors));
     finish<T>(g, row, R, panel, count, sums);
   }
 }
 
-template <class T>
-static void gemm(const PanelGemm& g) {
-  constexpr int most = Shape<T>::rows;
-  const int64_t groups = (g.rows + most - 1) / most;  // of nearly equal size
+// The same for as many rows as there are, at most R.
+template <class T, int R>
+static void strip_of(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel, int64_t count, const AskNear& near) {
+  if (rows == R) return strip<T, R, panels_with<T>(R)>(g, row, panel, count, near);
+  if constexpr (R > 1) strip_of<T, R - 1>(g, row, rows, panel, count, near);
+}
+
+template <class T, int R>
+static void strip_of(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel, int64_t count, const AskFar& far) {
+  if (rows == R) return strip<T, R, 2>(g, row, panel, count, far);
+  if constexpr (R > 1) strip_of<T, R - 1>(g, row, rows, panel, count, far);
+}
+
+// Rows in groups of nearly equal size, of at most that many; ahead(panel, count, i, groups): what group i asks for meanwhile.
+template <class T, int Most, class Ahead>
+static void in_groups(const PanelGemm& g, const Ahead& ahead) {
+  const int64_t groups = (g.rows + Most - 1) / Most;
   for (int64_t panel = g.panel_begin; panel < g.panel_end; panel += kStripPanels) {
     const int64_t left = g.panel_end - panel, count = left < kStripPanels ? left : kStripPanels;
     for (int64_t i = 0, row = 0; i < groups; ++i) {
       const int64_t next = g.rows * (i + 1) / groups;
-      strip<T, most>(g, row, next - row, panel, count);
+      strip_of<T, Most>(g, row, next - row, panel, count, ahead(panel, count, i, groups));
       row = next;
     }
   }
+}
+
+// So many rows that the arithmetic takes longer than their weights take to come: the groups share the strip behind, which has all
+// that time, and two panels at a time save half of the reads of inputs.
+template <class T>
+static void gemm_wide(const PanelGemm& g) {
+  const int64_t bytes = panel_bytes_of<T>(g.depth);
+  in_groups<T, Shape<T>::wide>(g, [&](int64_t panel, int64_t count, int64_t i, int64_t groups) {
+    return AskFar{static_cast<const char*>(g.w) + (panel + count) * bytes + count * bytes * i / groups, (64 + groups - 1) / groups};
+  });
+}
+
+template <class T>
+static void gemm(const PanelGemm& g) {
+  if constexpr (Shape<T>::wide > 0) {
+    if (g.rows > Shape<T>::rows) return gemm_wide<T>(g);
+  }
+  in_groups<T, Shape<T>::rows>(g, [](int64_t, int64_t, int64_t, int64_t) { return AskNear{}; });
 }
 
 }  // namespace FD_SIMD_NAMESPACE
