@@ -60,7 +60,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads);
 
-  m.def("read_seconds", [](Ptr data, int64_t words) { return read_seconds(at<uint64_t>(data), words); }, Unlocked());
+  m.def("read_seconds", [](Ptr data, int64_t words, bool once) { return read_seconds(at<uint64_t>(data), words, once); }, py::arg("data"), py::arg("words"), py::arg("once") = false, Unlocked());
   bind_drafts(m);
   bind_runtime(m);
   bind_tree_grower(m);

@@ -51,5 +51,5 @@ def read_bandwidth(size: int) -> float:
     """Best of several reads of a buffer by all threads, in GB/s. The buffer shrinks when memory is short."""
     size = min(size, psutil.virtual_memory().available // 4)
     buffer = torch.ones(size // 8, dtype=torch.int64)
-    seconds = min(_C.read_seconds(buffer.data_ptr(), buffer.numel()) for _ in range(5))
+    seconds = min(_C.read_seconds(buffer.data_ptr(), buffer.numel(), once) for _ in range(5) for once in (False, True))
     return round(buffer.numel() * 8 / seconds / 1e9, 1)

@@ -95,7 +95,7 @@ void attend(const AttentionArgs& a, const AttentionTask& task, float* scratch) {
   high = round_up(high, step);
 
   const char* queries = a.queries + (task.head * set.size() + task.begin) * group * a.depth * element;
-  PanelGemm dot{queries, a.depth * element, keys + start * a.depth * element, rows, a.depth, low / kPanel, (dense + kPanel - 1) / kPanel, Epilogue::store, scores, ld, nullptr, nullptr, 0, nullptr};
+  PanelGemm dot{queries, a.depth * element, keys + start * a.depth * element, rows, a.depth, low / kPanel, (dense + kPanel - 1) / kPanel, Epilogue::store, scores, ld, nullptr, nullptr, 0, nullptr, false};
   if (dense > low) a.kernels.gemm(dot);
   const int64_t new_slots = set.first_slot[task.sequence] / kPanel * kPanel;  // scores of the step's own keys stand behind the split's
   if (tails) {

@@ -60,6 +60,7 @@ struct PanelGemm {
   void* gated;        // silu, gelu: panels 2i and 2i + 1 are gate and up of the columns 16i on of [rows, ld_gated], f32 for i8
   int64_t ld_gated;
   WeightStream* stream;  // of the weights, for kernels that ask for what comes next; or null
+  bool once;             // the next pass finds nothing of these weights in the caches, so they need not be kept there
 };
 
 // out[r, :] += sum over j in [begin, end) of p[r, j] * v[slot j, :], step by step (see StepKernels) from `begin` on. Behind `end`

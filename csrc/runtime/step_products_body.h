@@ -57,9 +57,10 @@ static void finish(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel,
   }
 }
 
-// Which weights products ask for while they read a vector of others: the one kAhead behind it,
+// Which weights products ask for while they read a vector of others: the one kAhead behind it, to be kept or to be read just once,
+template <bool Once>
 struct AskNear {
-  __attribute__((always_inline)) void ask(const void* vector) { __builtin_prefetch(static_cast<const char*>(vector) + kAhead, 0, 2); }
+  __attribute__((always_inline)) void ask(const void* vector) { __builtin_prefetch(static_cast<const char*>(vector) + kAhead, 0, Once ? 0 : 2); }
   __attribute__((always_inline)) AskNear behind(int64_t) const { return {}; }
 };
 
@@ -160,8 +161,8 @@ static void strip(const PanelGemm& g, int64_t row, int64_t panel, int64_t count,
 }
 
 // The same for as many rows as there are, at most R.
-template <class T, int R>
-static void strip_of(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel, int64_t count, const AskNear& near) {
+template <class T, int R, bool Once>
+static void strip_of(const PanelGemm& g, int64_t row, int64_t rows, int64_t panel, int64_t count, const AskNear<Once>& near) {
   if (rows == R) return strip<T, R, panels_with<T>(R)>(g, row, panel, count, near);
   if constexpr (R > 1) strip_of<T, R - 1>(g, row, rows, panel, count, near);
 }
@@ -201,7 +202,8 @@ static void gemm(const PanelGemm& g) {
   if constexpr (Shape<T>::wide > 0) {
     if (g.rows > Shape<T>::rows) return gemm_wide<T>(g);
   }
-  in_groups<T, Shape<T>::rows>(g, [](int64_t, int64_t, int64_t, int64_t) { return AskNear{}; });
+  if (g.once && g.rows <= Shape<T>::rows) return in_groups<T, Shape<T>::rows>(g, [](int64_t, int64_t, int64_t, int64_t) { return AskNear<true>{}; });
+  in_groups<T, Shape<T>::rows>(g, [](int64_t, int64_t, int64_t, int64_t) { return AskNear<false>{}; });
 }
 
 }  // namespace FD_SIMD_NAMESPACE

@@ -41,7 +41,7 @@ class Step {
  public:
   Step(Transformer& model, KvCache& cache, const TokenSet& set, const StepPart& part)
       : t_(model), c_(model.config), cache_(cache), set_(set), part_(part), kernels_(step_kernels(c_.element)), cache_kernels_(step_kernels(model.cache_element())), m_(set.size()), cache_bytes_(bytes_of(model.cache_element())),
-        bytes_(c_.element == Element::i8), ld_(round_up(c_.width, kDepth)), ld_heads_(elements(round_up(c_.heads * c_.dim, kDepth))), ld_inner_(elements(round_up(c_.inner, kDepth))), ld_qkv_((c_.heads + 2 * c_.kv_heads) * c_.dim), ld_wide_(std::max(t_.fusion.depth(), round_up(2 * c_.width, kDepth))), depth_(round_up(c_.dim, kKeyDepth)) {
+        bytes_(c_.element == Element::i8), ld_(round_up(c_.width, kDepth)), ld_heads_(elements(round_up(c_.heads * c_.dim, kDepth))), ld_inner_(elements(round_up(c_.inner, kDepth))), ld_qkv_((c_.heads + 2 * c_.kv_heads) * c_.dim), ld_wide_(std::max(t_.fusion.depth(), round_up(2 * c_.width, kDepth))), depth_(round_up(c_.dim, kKeyDepth)), once_(model.weight_bytes() > kCached) {
     plan_layers();
     narrows_ = has_head() && set_.wanted.size() < size_t(m_) && part_.end > part_.begin && (part_.taps.empty() || part_.taps.back() < part_.end);
     if (narrows_) plan_last();
@@ -95,7 +95,7 @@ class Step {
   static int64_t pairs(const PackedMatrix& w) { return (w.panels() + 1) / 2; }
 
   void multiply(Member& self, const PackedMatrix& w, const char* a, int64_t rows, Epilogue epilogue, float* out, int64_t ldo) {
-    PanelGemm g{a, stride(w.depth()), w.data(), rows, w.depth(), 0, 0, epilogue, out, ldo, w.bias(), space().gated.at(), ld_inner_, &self.stream};
+    PanelGemm g{a, stride(w.depth()), w.data(), rows, w.depth(), 0, 0, epilogue, out, ldo, w.bias(), space().gated.at(), ld_inner_, &self.stream, once_};
     self.stream.begin_share();
     self.ranges(pairs(w), [&](int64_t begin, int64_t end) {
       PanelGemm part = g;
@@ -185,7 +185,7 @@ class Step {
     const PackedMatrix& w = t_.head;
     const int64_t begin = block * kStatsColumns, end = std::min(c_.outputs, begin + kStatsColumns), panel = begin / kPanel;
     const char* weights = static_cast<const char*>(w.data()) + panel * panel_bytes(w.element(), w.depth());
-    kernels_.gemm({input(first), stride(w.depth()), weights, last - first, w.depth(), 0, (end - begin + kPanel - 1) / kPanel, Epilogue::store, columns, kStatsColumns, w.bias() ? w.bias() + begin : nullptr, nullptr, 0, stream});
+    kernels_.gemm({input(first), stride(w.depth()), weights, last - first, w.depth(), 0, (end - begin + kPanel - 1) / kPanel, Epilogue::store, columns, kStatsColumns, w.bias() ? w.bias() + begin : nullptr, nullptr, 0, stream, once_});
     VocabStatsArgs args = *part_.stats;
     args.stride = kStatsColumns;
     args.logits = reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(columns) - (first * kStatsColumns + begin) * sizeof(float));
@@ -334,6 +334,7 @@ class Step {
   }
 
   static const int64_t kMaxDim = 512;
+  static const size_t kCached = size_t(64) << 20;  // bytes of weights that may still be in the last cache when the next pass comes
   static const int64_t kStatsRows = 64, kStatsColumns = 1024;  // of logits that are looked at before the next take their place
   friend class Transformer;
 
@@ -348,7 +349,7 @@ class Step {
   int64_t ld_, ld_heads_, ld_inner_, ld_qkv_, ld_wide_, depth_, scratch_ = 0;
   std::vector<int64_t> windows_;
   std::vector<AttentionPlan> plans_;
-  bool narrows_ = false;
+  bool narrows_ = false, once_;
   TokenSet last_;  // the tokens that the last layer ends with
   AttentionPlan last_plan_;
 };

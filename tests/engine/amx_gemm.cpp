@@ -9,7 +9,7 @@ extern "C" void amx_gemm(int bytes, const void* a, int64_t lda, const void* w, i
   WeightStream stream;  // that ends before the weights do
   stream.add(w, panel_end * panel_bytes(kernels.element, depth) / 2);
   stream.begin_share();
-  kernels.gemm({a, lda, w, rows, depth, panel_begin, panel_end, Epilogue(epilogue), out, ldo, bias, gated, ld_gated, rows % 2 ? &stream : nullptr});
+  kernels.gemm({a, lda, w, rows, depth, panel_begin, panel_end, Epilogue(epilogue), out, ldo, bias, gated, ld_gated, rows % 2 ? &stream : nullptr, rows % 3 == 0});
 }
 
 extern "C" void amx_weigh(const float* p, int64_t ldp, const void* v, const int32_t* slots, int64_t dim, int64_t rows, int64_t begin, int64_t end, float* out) { amx::bf16_kernels.weigh({p, ldp, v, slots, dim, rows, begin, end, out}); }
