@@ -13,6 +13,15 @@ static inline __m512 ratios(const float* p, const float* q) {
   return _mm512_div_round_ps(_mm512_loadu_ps(p), _mm512_loadu_ps(q), _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
 }
 
+// Of all lanes, which wrap where rows are far from laws: the intrinsic adds signed numbers, which must not.
+static inline uint64_t sum_of(__m512i v) {
+  alignas(64) uint64_t lanes[8];
+  _mm512_store_si512(lanes, v);
+  uint64_t sum = 0;
+  for (uint64_t lane : lanes) sum += lane;
+  return sum;
+}
+
 static_assert(kCopies == 2 && sizeof(Cell) == 16, "offsets are computed for these");
 
 // Sixteen tokens on their way to their cells.
@@ -74,9 +83,9 @@ static void split_block(const float* p, const float* q, int64_t count, Cells& ce
     waiting[current].add_to(cells);
   }
   waiting[current ^ 1].add_to(cells);
-  totals.target += _mm512_reduce_add_epi64(target);
-  cells[0][0].whole += _mm512_reduce_add_epi64(whole_idle);  // of ratios below the grid; those without draft mass add nothing
-  cells[0][0].upper += _mm512_reduce_add_epi64(upper_idle);
+  totals.target = int64_t(uint64_t(totals.target) + sum_of(target));
+  cells[0][0].whole += sum_of(whole_idle);  // of ratios below the grid; those without draft mass add nothing
+  cells[0][0].upper += sum_of(upper_idle);
   totals.sum += reduce_add(sum);
   if (_mm512_movepi32_mask(any))  // some entry is negative, or a negative zero, which is fine
     for (int64_t i = 0; i < count; ++i)
