@@ -86,6 +86,13 @@ class EagleHead:
             raise ValueError(f"d2t maps to {f'token {int(outside[0])}' if len(outside) else 'nothing'}, the target's vocabulary is 0 .. {self.vocab_size - 1}; the head belongs to another model")
         return ids.int().numpy()
 
+    def _window(self) -> int:
+        """Keys that a token sees, itself included; 0 for all. Some configurations name a window and say that it is not used."""
+        window = getattr(self.config, "sliding_window", None) if getattr(self.config, "use_sliding_window", True) else None
+        if window is not None and (not isinstance(window, int) or window < 1):
+            raise ValueError(f"sliding_window={window!r} of the head must be a positive number of tokens, or null")
+        return window or 0
+
     def _check(self, tensors: dict[str, torch.Tensor], target: TargetModel) -> None:
         hidden = target.model.config.get_text_config(decoder=True).hidden_size
         if self.width != hidden:
@@ -125,6 +132,7 @@ class EagleHead:
         part = lambda *names: pack_matrix([tensors[f"layers.0.{name}.weight"] for name in names], element, [tensors.get(f"layers.0.{name}.bias") for name in names], alternate=names[0] == "mlp.gate_proj")
         layer = _C.Layer()
         layer.rotary = 0
+        layer.window = self._window()
         for slot, names in {"qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "out": ("self_attn.o_proj",), "gate_up": ("mlp.gate_proj", "mlp.up_proj"), "down": ("mlp.down_proj",)}.items():
             layer.set_matrix(slot, part(*names))
         norms = {"mlp": "post_attention_layernorm"} | ({"token": "input_layernorm", "attention": "hidden_norm"} if self.fuses else {})

@@ -151,7 +151,8 @@ class Recipe:
         unroll: steps of a chain in training; step i weighs `decay` to the i.
         chains: share of the chains that go on after their first step.
         question: weight of the user's words beside those of answers.
-        batch: conversations of a step. longest: tokens of a conversation that are used.
+        batch: conversations of a step. longest: tokens of a conversation that are used, and how far the head looks back when it drafts:
+            it has not learned from more.
         start: directory of a head whose weights the run begins with; random ones if empty.
     """
 
@@ -292,5 +293,5 @@ class EagleRun(ResumableRun):
         tensors["d2t"] = self.vocabulary - torch.arange(len(self.vocabulary))
         tensors["t2d"] = torch.isin(torch.arange(len(self.target.rows)), self.vocabulary)
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-        config = {"architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama", **asdict(self.model.shape), "vocab_size": len(self.target.rows), "num_hidden_layers": 1, "fastdecode_target": digest(self.target.norm), "eagle_config": {"eagle_aux_hidden_state_layer_ids": [tap - 1 for tap in self.recipe.taps]}}
+        config = {"architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama", **asdict(self.model.shape), "sliding_window": self.recipe.longest, "vocab_size": len(self.target.rows), "num_hidden_layers": 1, "fastdecode_target": digest(self.target.norm), "eagle_config": {"eagle_aux_hidden_state_layer_ids": [tap - 1 for tap in self.recipe.taps]}}
         (directory / "config.json").write_text(json.dumps(config, indent=1))

@@ -59,7 +59,7 @@ def nodes(tokens, parents) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(tokens, np.int32), np.asarray(parents, np.int32)
 
 
-def plain_head(tensors, features: torch.Tensor, words: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def plain_head(tensors, features: torch.Tensor, words: torch.Tensor, rows: torch.Tensor, window: int = 1000) -> tuple[torch.Tensor, torch.Tensor]:
     """The head over a chain in readable torch: features [T, F] (from some position on: own outputs [T, H]), embeddings [T, H] -> outputs, logits."""
     tensors = {name.replace("midlayer.", "layers.0."): t for name, t in tensors.items()}
     get, norm = lambda name: tensors[f"layers.0.{name}.weight"], lambda x, w: F.rms_norm(x, (HIDDEN,), w, 1e-5)
@@ -70,7 +70,8 @@ def plain_head(tensors, features: torch.Tensor, words: torch.Tensor, rows: torch
     turn = lambda y: torch.cat([y[..., : DIM // 2] * angles.cos() - y[..., DIM // 2 :] * angles.sin(), y[..., DIM // 2 :] * angles.cos() + y[..., : DIM // 2] * angles.sin()], -1)
     q, k, v = turn(split(x @ get("self_attn.q_proj").T, HEADS)), turn(split(x @ get("self_attn.k_proj").T, KV_HEADS)), split(x @ get("self_attn.v_proj").T, KV_HEADS)
     group = HEADS // KV_HEADS
-    attended = F.scaled_dot_product_attention(q[None], k.repeat_interleave(group, 0)[None], v.repeat_interleave(group, 0)[None], is_causal=True)[0]
+    behind = torch.arange(len(x))[:, None] - torch.arange(len(x))
+    attended = F.scaled_dot_product_attention(q[None], k.repeat_interleave(group, 0)[None], v.repeat_interleave(group, 0)[None], (behind >= 0) & (behind < window))[0]
     h = features + attended.transpose(0, 1).flatten(1) @ get("self_attn.o_proj").T
     y = norm(h, get("post_attention_layernorm"))
     h = h + (F.silu(y @ get("mlp.gate_proj").T) * (y @ get("mlp.up_proj").T)) @ get("mlp.down_proj").T
@@ -106,11 +107,12 @@ def test_targets_give_their_hidden_states(model, make_target):
     torch.testing.assert_close(model.model.norm(hidden[2, :300]), states[8][0], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("make", [eagle1, eagle3])
 @pytest.mark.parametrize("make_target", [NativeTarget, HFTarget])
-def test_a_chain_of_drafts_is_that_of_readable_torch(model, tmp_path, make, make_target):
+def test_a_chain_of_drafts_is_that_of_readable_torch(model, tmp_path, make, make_target, window):
     target, tensors = make_target(model), make()
-    head = EagleHead.load(write(tmp_path / "head", tensors), target)
+    head = EagleHead.load(write(tmp_path / "head", tensors, sliding_window=window), target)
     assert head.taps == ((model.config.num_hidden_layers,) if make is eagle1 else head.taps)
     embedding, rows = model.get_input_embeddings().weight.detach(), model.get_output_embeddings().weight.detach()
     text, drafts = random_prompt(9, seed=1), [int(head.vocabulary[3]), int(head.vocabulary[11])]
@@ -120,7 +122,7 @@ def test_a_chain_of_drafts_is_that_of_readable_torch(model, tmp_path, make, make
     hidden, logits = read_text(head, cache, 5, text[6:], features[5:].numpy())
     words = embedding[torch.tensor(text[1:] + drafts)]
     entered = fused(tensors, features, words[:8])
-    out, want = plain_head(tensors, entered, words[:8], rows)
+    out, want = plain_head(tensors, entered, words[:8], rows, window or 1000)
     torch.testing.assert_close(logits[0], want[-1], rtol=1e-4, atol=1e-4)
     hidden = hidden[-1:]
     torch.testing.assert_close(hidden[0], out[-1], rtol=1e-4, atol=1e-4)
@@ -128,8 +130,13 @@ def test_a_chain_of_drafts_is_that_of_readable_torch(model, tmp_path, make, make
         hidden, logits = read_level(head, cache, 8, nodes(drafts[: level + 1], range(-1, level)), 1, hidden)
         own = out[-1:] if make is eagle3 else fused(tensors, out[-1:], words[8 + level : 9 + level])
         entered = torch.cat([entered, own])
-        out, want = plain_head(tensors, entered, words[: 9 + level], rows)
+        out, want = plain_head(tensors, entered, words[: 9 + level], rows, window or 1000)
         torch.testing.assert_close(logits[0], want[-1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_window_that_is_not_used_is_none(model, tmp_path):
+    head = EagleHead.load(write(tmp_path / "head", eagle3(), sliding_window=4, use_sliding_window=False), NativeTarget(model))
+    assert head._window() == 0
 
 
 def test_branches_see_their_own_path_alone(model, tmp_path):
@@ -235,6 +242,8 @@ def test_wrong_heads_are_refused(model, tmp_path):
         EagleHead.load(write(tmp_path / "missing", missing), target)
     with pytest.raises(ValueError, match="does not ascend within the"):
         EagleHead.load(write(tmp_path / "deep", eagle3(), eagle_config={"eagle_aux_hidden_state_layer_ids": [1, 2, 99]}), target)
+    with pytest.raises(ValueError, match="sliding_window=0 of the head must be a positive number"):
+        EagleHead.load(write(tmp_path / "blind", eagle3(), sliding_window=0), target)
     far = eagle3() | {"d2t": torch.full((DRAFTS,), 200)}
     with pytest.raises(ValueError, match="d2t maps to token"):
         EagleHead.load(write(tmp_path / "far", far), target)

@@ -138,7 +138,7 @@ def test_what_is_exported_drafts_as_it_did_in_training(model, tmp_path):
     tensors, config = load_file(tmp_path / "head" / "model.safetensors"), json.loads((tmp_path / "head" / "config.json").read_text())
     assert {"fc.weight", "midlayer.self_attn.q_proj.weight", "midlayer.mlp.gate_proj.weight", "midlayer.hidden_norm.weight", "midlayer.input_layernorm.weight", "midlayer.post_attention_layernorm.weight", "norm.weight", "d2t", "t2d"} <= set(tensors)
     assert torch.equal(torch.arange(40) + tensors["d2t"], run.vocabulary) and int(tensors["t2d"].sum()) == 40
-    assert tensors["midlayer.self_attn.q_proj.weight"].shape == (64, 128) and config["draft_vocab_size"] == 40
+    assert tensors["midlayer.self_attn.q_proj.weight"].shape == (64, 128) and config["draft_vocab_size"] == 40 and config["sliding_window"] == run.recipe.longest
     head = CompiledHead.load(tmp_path / "head", NativeTarget(model))
     assert head.taps == TAPS and head.vocabulary.tolist() == run.vocabulary.tolist()
     tokens, hidden, *_ = run.data[2]
