@@ -17,6 +17,7 @@ from fastdecode.training.on_policy import Writer, write
 
 
 EVALUATE, HELD_OUT = 400, 40  # steps between evaluations, conversations of one
+READINGS = 256  # conversations about longer texts in a file of data
 
 
 def head_shape(config, draft_vocabulary: int) -> HeadShape:
@@ -44,7 +45,7 @@ def train(
     if start:
         recipe = replace(recipe, start=str(start.resolve()), rate=recipe.rate / 2)
     excluded = [turn for line in keep_out.read_text().splitlines() for turn in json.loads(line)["turns"]] if keep_out else []
-    data = write(Writer(NativeTarget(model), tokenizer, recipe.taps, seed), directory / "data", answer_tokens, excluded, progress=wrote)
+    data = write(Writer(NativeTarget(model), tokenizer, recipe.taps, seed), directory / "data", answer_tokens, excluded, readings=READINGS, progress=wrote)
     target = Target(model.get_input_embeddings().weight.detach(), model.get_output_embeddings().weight.detach(), model.model.norm.weight.detach().float(), model.config.rms_norm_eps)
     run = EagleRun(recipe, directory / "run", target, data, head_shape(model.config, draft_vocabulary))
     run.train(progress=lambda step, loss: (_note_acceptance(run, directory), trained(step, loss)))

@@ -7,7 +7,7 @@ import random
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Iterator, NamedTuple, Sequence
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,11 +16,12 @@ from fastdecode import _C
 from fastdecode.ops import VocabStats
 from fastdecode.ops.vocab_stats import arguments
 from fastdecode.targets.native import NativeTarget
-from fastdecode.training.starters import STARTERS
+from fastdecode.training.starters import QUESTIONS, STARTERS, SUMMARIES
 
 SHORTEST, LONGEST = 4, 200  # words of a user turn
 OVERLAP = 8  # words in a row that a user turn may not share with a text that is kept out
 ANSWER_TEMPERATURE = 0.8  # of the half of the answers that are not greedy
+GIVEN = 500_000  # number of the first conversation about a given question; far behind those that write theirs
 
 
 # Tokens int32 [T] and hidden states [T, taps, width] of a conversation, and where the user's words and the answer begin in it.
@@ -99,10 +100,14 @@ class TurnFilter:
         words = _words(text)
         key = " ".join(words)
         sensible = SHORTEST <= len(words) <= LONGEST and len(set(words)) > 0.4 * len(words) and "\ufffd" not in text
-        if not sensible or key in self.seen or not self.forbidden.isdisjoint(_grams(words)):
+        if not sensible or key in self.seen or self.keeps_out(text):
             return False
         self.seen.add(key)
         return True
+
+    def keeps_out(self, text: str) -> bool:
+        """Whether it shares words with a text that is kept out."""
+        return not self.forbidden.isdisjoint(_grams(_words(text)))
 
 
 def _words(text: str) -> list[str]:
@@ -133,9 +138,10 @@ class _Row:
     hidden: list[torch.Tensor] = field(default_factory=list)
     answer: int = 0  # where the answer begins; 0 while the question is written
 
-    @property
-    def conversation(self) -> Conversation:
-        return torch.tensor(self.tokens, dtype=torch.int32), torch.cat(self.hidden), self.turn, self.answer
+    def conversation(self, longest: int) -> Conversation:
+        """Its end, where it is longer than so many tokens."""
+        cut = max(0, len(self.tokens) - longest)
+        return torch.tensor(self.tokens[cut:], dtype=torch.int32), torch.cat(self.hidden)[cut:], max(0, self.turn - cut), self.answer - cut
 
     @property
     def temperature(self) -> float:
@@ -151,6 +157,9 @@ class Writer:
     Args:
         taps: layers before which hidden states are kept.
         question, answer: tokens of either at most; longer ones are cut.
+
+    Attributes:
+        longest: tokens of a conversation that was written from its first word on.
     """
 
     def __init__(self, target: NativeTarget, tokenizer, taps: Sequence[int], seed: int, rows: int = 64, question: int = 160, answer: int = 160):
@@ -159,46 +168,53 @@ class Writer:
         self.header, self.bridge = chat_frame(tokenizer)
         ends = target.model.generation_config.eos_token_id
         self.ends = {self.bridge[0], *([ends] if isinstance(ends, int) else ends or [])}
-        self.cache = target.new_slots(rows + 1, len(self.header) + question + len(self.bridge) + answer + 64)
+        self.longest = len(self.header) + question + len(self.bridge) + answer
+        self.cache = target.new_slots(rows + 1, self.longest + 64)
         chain = _C.TokenSet()
         chain.add_chain(rows, 0, self.header)
         tapped = torch.empty(len(self.taps), len(self.header), target.width)
         target.transformer.forward(self.cache, chain, taps=self.taps, tapped=tapped.data_ptr())
         self.header_hidden = tapped.transpose(0, 1).bfloat16()
 
-    def write(self, first: int, count: int, accepts: Callable[[str], bool]) -> list[tuple[str, _Row]]:
-        """So many questions and their answers; `first` numbers them, and decides what is drawn."""
-        numbers = iter(range(first, first + 8 * count + self.rows))
-        active = [row for row in (self._open(slot, numbers) for slot in range(min(self.rows, count))) if row]
+    def write(self, first: int, count: int, accepts: Callable[[str], bool], given: Sequence[str] = ()) -> list[tuple[str, _Row]]:
+        """So many questions and their answers, then the given questions and theirs; `first` numbers them, and decides what is drawn."""
+        numbers, asks = iter(range(first, first + 8 * count + self.rows)), iter(enumerate(given, first + GIVEN))
+        active = [row for row in (self._open(slot, numbers if slot < count else iter(()), asks) for slot in range(self.rows)) if row]
         slots = list(range(len(active)))
         done: list[tuple[str, _Row]] = []
-        asked: dict[int, str] = {}
+        asked = dict(enumerate(given, first + GIVEN))
         while active:
             for i, token in enumerate(self._advance(slots, active)):
                 row = active[i]
                 ended = self._continue(row, token)
                 if ended and not row.answer:
                     text = self.tokenizer.decode(row.tokens[row.turn :], skip_special_tokens=True).strip()
-                    if len(asked) < count and accepts(text):
+                    if len(asked) < count + len(given) and accepts(text):
                         asked[row.number] = text
                         row.next, row.answer = list(self.bridge), len(row.tokens) + len(self.bridge)
                         continue
                 elif ended:
                     done.append((asked[row.number], row))
                 if ended:
-                    active[i] = self._open(slots[i], numbers) if len(asked) < count else None
+                    active[i] = self._open(slots[i], numbers if len(asked) < count + len(given) else iter(()), asks)
             slots, active = [s for s, row in zip(slots, active) if row], [row for row in active if row]
         return sorted(done, key=lambda pair: pair[1].number)
 
-    def _open(self, slot: int, numbers: Iterator[int]) -> _Row | None:
-        number = next(numbers, None)
-        if number is None:
+    def _open(self, slot: int, numbers: Iterator[int], asks: Iterator[tuple[int, str]]) -> _Row | None:
+        """The next conversation: every third is about a given question, while there are some."""
+        tokens = lambda text: list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        given = next(asks, None) if slot % 3 == 2 else None
+        number = next(numbers, None) if given is None else None
+        given = given or (next(asks, None) if number is None else None)
+        if number is None and given is None:
             return None
+        self.cache.copy_row(self.rows, slot, len(self.header) - 1)
+        if given:
+            question = self.header[-1:] + tokens(given[1]) + self.bridge
+            return _Row(given[0], len(self.header), question, self.header[:-1], [self.header_hidden[:-1]], len(self.header) - 1 + len(question))
         draw = random.Random(self.seed * 1_000_003 + number)
         starter = draw.choice(STARTERS) if draw.random() < 0.5 else ""
-        given = self.header[-1:] + list(self.tokenizer(starter, add_special_tokens=False)["input_ids"])
-        self.cache.copy_row(self.rows, slot, len(self.header) - 1)
-        return _Row(number, len(self.header), given, self.header[:-1], [self.header_hidden[:-1]])
+        return _Row(number, len(self.header), self.header[-1:] + tokens(starter), self.header[:-1], [self.header_hidden[:-1]])
 
     def _advance(self, slots: Sequence[int], active: Sequence[_Row]) -> list[int]:
         """One pass; returns the token that each row would go on with."""
@@ -225,10 +241,31 @@ class Writer:
         return token in self.ends or written >= (self.answer if row.answer else self.question)
 
 
-def write(writer: Writer, directory: Path, answer_tokens: int, keep_out: Sequence[str], chunk: int = 512, progress: Callable[[int], None] = lambda n: None) -> Library:
-    """Conversations with so many tokens of answers, in files of `chunk` questions each; what is there already is not made again."""
+class Source(NamedTuple):
+    """What one of the conversations before says."""
+
+    question: str
+    answer: str
+
+
+def reading(sources: Sequence[Source], draw: random.Random) -> str:
+    """A question about a longer text, which is made of some answers: what it says, or what one of them was the answer to."""
+    chosen = draw.sample(sources, min(len(sources), draw.randint(2, 4)))
+    template = draw.choice(SUMMARIES if draw.random() < 0.5 else QUESTIONS)
+    return template.format(text=draw.choice(("\n", "\n\n", " ")).join(source.answer for source in chosen), question=draw.choice(chosen).question)
+
+
+def write(
+    writer: Writer, directory: Path, answer_tokens: int, keep_out: Sequence[str], chunk: int = 512, readings: int = 0, progress: Callable[[int], None] = lambda n: None
+) -> Library:  # fmt: skip
+    """Conversations with so many tokens of answers, in files of `chunk` questions each; what is there already is not made again.
+
+    Args:
+        readings: conversations of every file but the first besides, about texts made of the answers in the file before it (`reading`).
+            Of those, and of any other long conversation, the end is kept, as long as the longest that starts with a written question.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    turns, parts = TurnFilter(keep_out), []
+    turns, parts, sources = TurnFilter(keep_out), [], []
     while sum(part.answer_tokens for part in parts) < answer_tokens:
         number = len(parts)
         questions, data = directory / f"questions-{number:04}.json", directory / f"conversations-{number:04}.safetensors"
@@ -236,10 +273,14 @@ def write(writer: Writer, directory: Path, answer_tokens: int, keep_out: Sequenc
             for question in json.loads(questions.read_text()):
                 turns.accepts(question)
         else:
-            written = writer.write(number * 1_000_000, chunk, turns.accepts)
+            draw = random.Random(writer.seed * 1_000_003 - 1 - number)
+            given = [reading(sources, draw) for _ in range(readings)] if sources else []
+            written = writer.write(number * 1_000_000, chunk, turns.accepts, [text for text in given if not turns.keeps_out(text)])
             questions.write_text(json.dumps([question for question, _ in written]))
-            Conversations.of([row.conversation for _, row in written]).save(data.with_suffix(".new"))
+            Conversations.of([row.conversation(writer.longest) for _, row in written]).save(data.with_suffix(".new"))
             data.with_suffix(".new").replace(data)
         parts.append(Conversations.load(data))
+        asked = json.loads(questions.read_text())[:chunk]
+        sources = [Source(question, writer.tokenizer.decode(tokens[answer:], skip_special_tokens=True).strip()) for question, (tokens, _, _, answer) in zip(asked, parts[-1])]
         progress(sum(part.answer_tokens for part in parts))
     return Library(parts)

@@ -1,4 +1,4 @@
-"""First words of questions, so that a model asks about more than what it likes best."""
+"""First words of questions, so that a model asks about more than what it likes best, and what is asked about longer texts."""
 
 STARTERS = [
     "Translate the following sentence from German to English:", "Translate this text into French:", "Translate from English to Spanish:", "How do you say", "Translate German to English:",
@@ -12,3 +12,7 @@ STARTERS = [
     "Explain the theory of", "Compare", "What are the differences between", "What would happen if", "Which of the following", "Is it true that", "Discuss the causes of", "How did the", "Describe the process of", "What are the symptoms of", "Describe the structure of",
     "Three people", "If all", "A man is", "Suppose that", "You are in a race and", "Which word does not belong:", "I have", "Can you help me", "What should I", "Tell me about", "My", "Recommend", "Plan a", "Give me a recipe for", "Edit the following paragraph:",
 ]  # fmt: skip
+
+SUMMARIES = ["Summarize: {text}", "Summarize the following article:\n\n{text}", "{text}\n\nSummarize the text above.", "Give me a short summary of this text:\n{text}", "Article: {text}\n\nWhat are the main points?"]
+
+QUESTIONS = ["{text}\n{question}", "Context:\n{text}\n\nQuestion: {question}", "Answer the question using the context below.\n\n{text}\n\n{question}", "{question}\n\nUse these passages to answer:\n{text}"]

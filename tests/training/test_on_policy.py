@@ -1,9 +1,12 @@
 """Data that a model writes itself: prompts without repeats, answers in their place, hidden states beside them."""
 
+import json
+import random
+
 import torch
 
 from fastdecode.targets.native import NativeTarget
-from fastdecode.training.on_policy import Conversations, Library, TurnFilter, Writer, chat_frame, write
+from fastdecode.training.on_policy import Conversations, Library, Source, TurnFilter, Writer, chat_frame, reading, write
 from tests.models import byte_tokenizer, small_model
 from tests.threads import one_thread  # noqa: F401
 
@@ -31,7 +34,7 @@ def test_a_model_writes_both_sides_and_what_it_thought():
     asked = []
     written = writer().write(0, 5, lambda text: asked.append(text) or len(asked) % 2 == 0)
     assert len(written) == 5 and [row.number for _, row in written] == sorted(row.number for _, row in written)
-    made = Conversations.of([row.conversation for _, row in written])
+    made = Conversations.of([row.conversation(1000) for _, row in written])
     model, (before, after) = small_model(), chat_frame(byte_tokenizer())
     for i, (question, row) in enumerate(written):
         tokens, hidden, turn, answer = made[i]
@@ -55,7 +58,7 @@ def test_what_is_written_does_not_depend_on_who_writes_beside_it():
 
 
 def test_conversations_are_kept_whole(tmp_path):
-    made = Conversations.of([row.conversation for _, row in writer().write(0, 3, lambda text: True)])
+    made = Conversations.of([row.conversation(1000) for _, row in writer().write(0, 3, lambda text: True)])
     made.save(tmp_path / "data.safetensors")
     library = Library([Conversations.load(tmp_path / "data.safetensors"), made])
     assert len(library) == 6 and library.answer_tokens == 2 * made.answer_tokens
@@ -71,3 +74,40 @@ def test_what_is_written_already_is_not_made_again(tmp_path, monkeypatch):
     again = write(writer(), tmp_path, 40, [], chunk=2)
     assert len(again) == len(first) and {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
     assert write(writer(), tmp_path, 41 + first.answer_tokens, [], chunk=2).answer_tokens > first.answer_tokens
+
+
+def test_given_questions_are_answered_beside_those_that_are_written():
+    given = ["What do these three lines say about spiders and their legs?", "Summarize: " + "spiders have eight legs. " * 5]
+    alone = writer().write(0, 3, lambda text: True)
+    written = writer().write(0, 3, lambda text: True, given)
+    assert [question for question, _ in written[3:]] == given and len(written) == 5
+    for (_, a), (_, b) in zip(alone, written):
+        assert a.number != b.number or a.tokens == b.tokens  # who ends first may differ, what is written does not
+    before, after = chat_frame(byte_tokenizer())
+    model = small_model()
+    for question, row in written[3:]:
+        start = before + byte_tokenizer()(question, add_special_tokens=False)["input_ids"] + after
+        assert row.tokens[: row.answer] == start and 1 <= len(row.tokens) - row.answer <= 9
+        tokens, hidden, turn, answer = row.conversation(40)
+        cut = len(row.tokens) - 40
+        assert tokens.tolist() == row.tokens[cut:] and answer == row.answer - cut and turn == max(0, len(before) - cut)
+        with torch.inference_mode():
+            want = model(torch.tensor([row.tokens]), output_hidden_states=True).hidden_states
+        torch.testing.assert_close(hidden[:, 1].float(), want[2][0, cut:], rtol=0.02, atol=0.02)
+
+
+def test_readings_are_about_what_was_answered_before(tmp_path, monkeypatch):
+    sources = [Source(f"Which number is {i}?", f"It is the number {i}.") for i in range(9)]
+    texts = [reading(sources, random.Random(seed)) for seed in range(40)]
+    held = [sum(source.answer in text for source in sources) for text in texts]
+    assert min(held) == 2 and max(held) == 4 and 5 < sum("Which number is" in text for text in texts) < 35
+    assert all(text.split("Which number is ")[1][0] + "." in text for text in texts if "Which number is" in text)  # its answer is in the text
+    monkeypatch.setattr(TurnFilter, "accepts", lambda self, text: True)
+    made = write(writer(), tmp_path / "whole", 60, [], chunk=4, readings=2)
+    asked = [json.loads((tmp_path / "whole" / f"questions-{n:04}.json").read_text()) for n in (0, 1)]
+    assert len(made.parts[0]) == len(asked[0]) == 4 and len(made.parts[1]) == len(asked[1]) == 6
+    answers = [byte_tokenizer().decode(t[a:], skip_special_tokens=True).strip() for t, _, _, a in made.parts[0]]
+    assert all(any(text and text in question for text in answers) for question in asked[1][4:])
+    write(writer(), tmp_path / "resumed", made.parts[0].answer_tokens, [], chunk=4, readings=2)  # interrupted behind the first file
+    again = write(writer(), tmp_path / "resumed", 60, [], chunk=4, readings=2)
+    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(made, again)) and len(again) == len(made)
