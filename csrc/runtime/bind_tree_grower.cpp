@@ -30,11 +30,11 @@ const float* rows_of(const Features& features, size_t tokens, const TreeGrower& 
 
 void bind_tree_grower(py::module_& m) {
   py::class_<Growth>(m, "Growth")
-      .def(py::init([](int32_t row, int32_t length, std::vector<int32_t> text, int32_t width, float min_score, int64_t levels, float least, std::vector<float> covered) {
+      .def(py::init([](int32_t row, int32_t length, std::vector<int32_t> text, int32_t width, float min_score, int64_t levels, float least, std::vector<float> covered, float open_score) {
              if (text.empty()) throw std::invalid_argument("text is empty: a tree stands behind at least one token that the head has not read");
-             return Growth{row, length, std::move(text), DynamicTree(width, min_score), levels, least, std::move(covered)};
+             return Growth{row, length, std::move(text), DynamicTree(width, min_score, open_score), levels, least, std::move(covered)};
            }),
-           py::kw_only(), py::arg("row"), py::arg("length"), py::arg("text"), py::arg("width"), py::arg("min_score"), py::arg("levels"), py::arg("least") = 0.0f, py::arg("covered") = std::vector<float>{})
+           py::kw_only(), py::arg("row"), py::arg("length"), py::arg("text"), py::arg("width"), py::arg("min_score"), py::arg("levels"), py::arg("least") = 0.0f, py::arg("covered") = std::vector<float>{}, py::arg("open_score") = 0.0f)
       .def_property_readonly("worthwhile", &Growth::worthwhile)
       .def_readonly("row", &Growth::row)
       .def_readonly("length", &Growth::length)

@@ -101,7 +101,7 @@ void bind_drafts(py::module_& m) {
       })
       .def("__len__", &SuffixPredictor::size);
   py::class_<DynamicTree>(m, "DynamicTree")
-      .def(py::init<int32_t, float>(), py::arg("width"), py::arg("min_score"))
+      .def(py::init<int32_t, float, float>(), py::arg("width"), py::arg("min_score"), py::arg("open_score") = 0.0f)
       .def("add", [](DynamicTree& t, const Ids& ids, const Scores& scores, const Ids& vocabulary) {
         const int64_t parents = t.levels() ? int64_t(t.open_scores().size()) : 1;
         if (ids.size() != scores.size() || (parents ? ids.size() % parents : ids.size())) throw std::invalid_argument("ids and scores must be [" + std::to_string(parents) + ", k]");

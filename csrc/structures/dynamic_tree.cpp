@@ -19,6 +19,7 @@ void DynamicTree::add(const int32_t* ids, const float* scores, int64_t k, const 
   std::iota(next_.begin(), next_.end(), first);
   std::stable_sort(next_.begin(), next_.end(), [&](int32_t a, int32_t b) { return pool_.scores[a] > pool_.scores[b]; });
   if (int64_t(next_.size()) > width_) next_.resize(width_);
+  while (!next_.empty() && pool_.scores[next_.back()] < open_score_) next_.pop_back();
   std::sort(next_.begin(), next_.end());
   node_of_.resize(pool_.tokens.size(), -1);
   ++levels_;

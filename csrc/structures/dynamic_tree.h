@@ -11,8 +11,8 @@ namespace fastdecode {
 
 class DynamicTree {
  public:
-  // width: nodes of a level; candidates below min_score are dropped.
-  DynamicTree(int32_t width, float min_score) : width_(width), min_score_(min_score) {}
+  // width: nodes of a level; candidates below min_score are dropped, those below `open_score` do not become nodes.
+  DynamicTree(int32_t width, float min_score, float open_score = 0) : width_(width), min_score_(min_score), open_score_(open_score) {}
 
   // The next level's candidates: ids (columns of `vocabulary`, -1: none) and path scores [nodes of the last level, k]. Throws
   // std::invalid_argument if an id is not one of `columns` many.
@@ -30,7 +30,7 @@ class DynamicTree {
 
  private:
   int32_t width_;
-  float min_score_;
+  float min_score_, open_score_;
   Draft pool_;
   std::vector<int32_t> node_of_;         // by candidate, -1: none
   std::vector<int32_t> next_, frontier_; // candidates: best of the last level; nodes of the last level (before any: empty)

@@ -22,7 +22,8 @@ PRIOR_LEVELS, PRIOR_RATE = 2.0, 0.7  # levels that were kept at that rate before
 PRIOR_TOKENS = 2.0  # tokens that were promised and kept before anything was seen
 PRIOR_ROUNDS = 2.0  # rounds that had kept them
 LEVEL_RATE = 0.1  # weight of a proposal in the running cost of a level
-TYPICAL_LEVELS, HELD = 4, 0.4  # of a draft whose levels are weighed one by one; share of a level's chances that its children keep
+NARROW = 7  # drafts of a pass by which the cost of one more is told
+TYPICAL_LEVELS, HELD = 4, 0.4  # of a draft whose levels are weighed one by one; share of a level's or a token's chances that what is behind it keeps
 
 
 @dataclass
@@ -94,8 +95,17 @@ class Controller:
 
     def least(self, acceptance: Acceptance) -> float:
         """Expected tokens that a level of a draft must bring: at the pace of the last rounds, they would take as long as the level."""
+        return self._tokens_in(self.level_seconds, acceptance) / HELD
+
+    def open_score(self, acceptance: Acceptance) -> float:
+        """Chance of a token below which what comes behind it adds more to a pass, at the pace of the last rounds, than it brings."""
+        first, *_, last = self.step.seconds(1, 1 + NARROW)
+        return self._tokens_in((last - first) / NARROW, acceptance) / HELD
+
+    def _tokens_in(self, seconds: float, acceptance: Acceptance) -> float:
+        """Tokens at the pace of the last rounds, as the drafter's estimates count them."""
         rounds = self.step.narrowest + self.level_seconds * TYPICAL_LEVELS
-        return acceptance.tokens * self.level_seconds / (rounds * acceptance.calibration * HELD)
+        return acceptance.tokens * seconds / (rounds * acceptance.calibration)
 
     def lowest_score(self, scores: Sequence[Sequence[float]]) -> float:
         """Of the nodes that are worth their place in one pass over the pending tokens of all rows and these nodes."""
@@ -147,10 +157,10 @@ class Plan:
         if not self.adaptive:
             return Budget(self.max_draft if room else 0, room, self.min_score, round_number)
         acceptance = self.acceptances[row]
-        depth, least = self.controller.depth(acceptance, room), 0.0
+        depth, least, open_score = self.controller.depth(acceptance, room), 0.0, 0.0
         if self.controller.judged and depth:
-            depth, least = room, self.controller.least(acceptance)
-        return Budget(self.max_draft if depth else 0, depth, self.min_score, round_number, least)
+            depth, least, open_score = room, self.controller.least(acceptance), self.controller.open_score(acceptance)
+        return Budget(self.max_draft if depth else 0, depth, self.min_score, round_number, least, open_score)
 
     def trim(self, rows: Sequence[int], drafts: Sequence[Draft]) -> list[Draft]:
         return self.controller.trim(drafts, [self.acceptances[r] for r in rows]) if self.adaptive else list(drafts)

@@ -94,6 +94,15 @@ def test_drafts_that_cost_nothing_are_as_long_as_they_may_be():
     assert controller.depth(acceptance(0.9), 0) == 0
 
 
+def test_paths_are_gone_on_from_where_their_tokens_pay_for_their_places():
+    """At 2 tokens in 1 s, a token that adds 0.05 s to a pass must bring 0.1; 0.4 of a path's chance is what its children keep."""
+    seen = Acceptance(promised=3.0, accepted=3.0, rounds=3.0)  # calibration 1, 2 tokens a round
+    assert Controller(StepCost({1: 1.0, 8: 1.0 + 7 * 0.05})).open_score(seen) == pytest.approx(0.1 / 0.4)
+    assert Controller(StepCost({1: 1.0, 8: 1.0})).open_score(seen) == 0
+    boaster = Acceptance(promised=8.0, accepted=3.0, rounds=3.0)  # promises twice what it keeps
+    assert Controller(StepCost({1: 1.0, 8: 1.0 + 7 * 0.05})).open_score(boaster) == pytest.approx(2 * 0.1 / 0.4)
+
+
 def test_a_drafter_is_measured_when_the_generator_is_made(llama):
     drafter = OracleDrafter([])
     drafter.level_seconds = lambda: 0.125

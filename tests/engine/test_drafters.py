@@ -361,3 +361,8 @@ def test_a_dynamic_tree_goes_on_from_its_best_candidates():
     pruned = _C.DynamicTree(4, 0.2)
     pruned.add(np.array([[0, 1]], np.int32), np.array([[0.7, 0.1]], np.float32), vocabulary)
     assert len(pruned.open()) == 1
+    narrowed = _C.DynamicTree(4, 0.0, 0.25)
+    narrowed.add(np.array([[0, 1, 2]], np.int32), np.array([[0.6, 0.25, 0.1]], np.float32), vocabulary)
+    assert narrowed.promised == pytest.approx(0.85) and narrowed.open().tolist() == [0, 0] and len(Draft(*narrowed.best(9))) == 3
+    narrowed.add(np.array([[0], [1]], np.int32), np.array([[0.2], [0.1]], np.float32), vocabulary)
+    assert narrowed.promised == 0 and narrowed.open().tolist() == [] and len(Draft(*narrowed.best(9))) == 5

@@ -16,6 +16,7 @@ class Budget(NamedTuple):
         min_score: drop nodes whose estimated chance of acceptance is lower; they cost more than they bring.
         round: number of the round; part of the random key of drafts that are drawn.
         least: a level of a draft is worth its cost if it is expected to bring more tokens than this.
+        open_score: a token of a draft whose chance is lower is not gone on from: what comes behind it would not be worth its place in the pass.
         covered: chance, level by level, that another draft for the same round is right up to there.
     """
 
@@ -24,6 +25,7 @@ class Budget(NamedTuple):
     min_score: float
     round: int = 0
     least: float = 0.0
+    open_score: float = 0.0
     covered: tuple[float, ...] = ()
 
 

@@ -39,8 +39,9 @@ class CompositeDrafter:
         return max((d.level_seconds() for d in judges or self.drafters if hasattr(d, "level_seconds")), default=0.0)
 
     def read(self, state, row: int, hidden) -> None:
+        taps = self.taps
         for d, s in self._readers(state):
-            d.read(s, row, hidden[[self.taps.index(tap) for tap in d.taps]])
+            d.read(s, row, hidden if d.taps == taps else hidden[[taps.index(tap) for tap in d.taps]])
 
     def resume(self, state, row: int, before, shared: int) -> None:
         for i, (d, s) in enumerate(zip(self.drafters, state)):

@@ -143,7 +143,7 @@ class EagleDrafter:
 
     def _growth(self, row: int, known: _Row, budget: Budget) -> "_C.Growth":
         text = known.text(sum(map(len, known.unread)))
-        return _C.Growth(row=row, length=known.length, text=text, width=self.width, min_score=budget.min_score, levels=min(budget.depth, self.num_tokens), least=budget.least, covered=budget.covered)
+        return _C.Growth(row=row, length=known.length, text=text, width=self.width, min_score=budget.min_score, levels=min(budget.depth, self.num_tokens), least=budget.least, covered=budget.covered, open_score=budget.open_score)
 
     def observe(self, state: _State, row: int, tokens: Sequence[int]) -> None:
         """Nothing: the request holds its own tokens, `read` brings what the target made of them."""
