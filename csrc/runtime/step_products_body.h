@@ -119,7 +119,7 @@ static void finish_bytes(const PanelGemm& g, int64_t row, int64_t rows, int64_t 
     ByteRowEnd end;
     memcpy(&end, static_cast<const char*>(g.a) + (row + r) * g.lda + 2 * g.depth, sizeof end);
     for (int64_t p = 0; p < count; ++p) {
-      const float* scales = reinterpret_cast<const float*>(static_cast<const char*>(g.w) + (panel + p) * panel_bytes(Element::i8, g.depth) + kPanel * g.depth);
+      const float* scales = reinterpret_cast<const float*>(static_cast<const char*>(g.w) + (panel + p) * panel_bytes_of<int8_t>(g.depth) + kPanel * g.depth);
       for (int64_t i = 0; i < kPanel; i += kLanes) {
         int32_t halves[2][kLanes];
         for (int l = 0; l < kLanes; ++l) {

@@ -57,6 +57,8 @@ struct StepPart {
   int64_t outputs(const TokenSet& set) const { return int64_t(set.wanted.size()) / (guidance == 0 ? 1 : 2); }
 };
 
+const int64_t kMaxDim = 512;  // of a head
+
 class Transformer {
  public:
   TransformerConfig config;
@@ -84,5 +86,8 @@ class Transformer {
   friend class Step;
   Workspace space_;
 };
+
+// The pass of `Transformer::forward`, whose arguments are checked: step.cpp.
+void run_step(Transformer& model, KvCache& cache, const TokenSet& set, const StepPart& part);
 
 }  // namespace fastdecode
