@@ -34,6 +34,7 @@ class StepCost:
         self._expected = [0.0]  # by width, as far as any was asked for
         self._level: float | None = None  # running log of measured / expected, over all widths
         self._correction: dict[int, float] = {}  # the same for a class of doubling width, relative to the level
+        self._estimates = [0.0]  # by width, since the last pass, as far as any was asked for
 
     @classmethod
     def measure(cls, target: TargetModel) -> "StepCost":
@@ -63,12 +64,15 @@ class StepCost:
         bucket = _bucket(width)
         before = self._correction.get(bucket, 0.0)
         self._correction[bucket] = before + RATE * _clipped(error - self._level - before)
+        self._estimates = [0.0]
 
     def estimates(self, first: int, last: int) -> list[float]:
         """Relative cost of the widths first ... last, never falling with width."""
-        expected = self._up_to(last)
-        factors = {bucket: math.exp(c) for bucket, c in self._correction.items()}
-        return list(accumulate((expected[w] * factors.get(_bucket(w), 1.0) for w in range(first, last + 1)), max))
+        estimates = self._estimates  # which another thread may replace
+        if len(estimates) <= last:
+            expected, factors = self._up_to(last), {bucket: math.exp(c) for bucket, c in self._correction.items()}
+            estimates = self._estimates = list(accumulate((expected[w] * factors.get(_bucket(w), 1.0) for w in range(last + 1)), max))
+        return estimates[first : last + 1]
 
     def seconds(self, first: int, last: int) -> list[float]:
         """The same in seconds, at the pace of the passes that were recorded."""
