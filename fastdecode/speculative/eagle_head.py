@@ -89,8 +89,8 @@ class EagleHead:
     def _window(self) -> int:
         """Keys that a token sees, itself included; 0 for all. Some configurations name a window and say that it is not used."""
         window = getattr(self.config, "sliding_window", None) if getattr(self.config, "use_sliding_window", True) else None
-        if window is not None and (not isinstance(window, int) or window < 1):
-            raise ValueError(f"sliding_window={window!r} of the head must be a positive number of tokens, or null")
+        if window is not None and (not isinstance(window, int) or isinstance(window, bool) or not 1 <= window < 2**31):
+            raise ValueError(f"sliding_window={window!r} of the head must be a number of tokens from 1 to 2^31 - 1, or null; correct the head's config.json")
         return window or 0
 
     def _check(self, tensors: dict[str, torch.Tensor], target: TargetModel) -> None:

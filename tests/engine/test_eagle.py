@@ -242,8 +242,9 @@ def test_wrong_heads_are_refused(model, tmp_path):
         EagleHead.load(write(tmp_path / "missing", missing), target)
     with pytest.raises(ValueError, match="does not ascend within the"):
         EagleHead.load(write(tmp_path / "deep", eagle3(), eagle_config={"eagle_aux_hidden_state_layer_ids": [1, 2, 99]}), target)
-    with pytest.raises(ValueError, match="sliding_window=0 of the head must be a positive number"):
-        EagleHead.load(write(tmp_path / "blind", eagle3(), sliding_window=0), target)
+    for window in (0, -1, True, 3.5, "352", 10**30):
+        with pytest.raises(ValueError, match="sliding_window=.* of the head must be a number of tokens from 1"):
+            EagleHead.load(write(tmp_path / "blind", eagle3(), sliding_window=window), target)
     far = eagle3() | {"d2t": torch.full((DRAFTS,), 200)}
     with pytest.raises(ValueError, match="d2t maps to token"):
         EagleHead.load(write(tmp_path / "far", far), target)
