@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "ops/cpu/convert.h"
@@ -80,6 +81,32 @@ StepPart part_of_pass(int64_t begin, int64_t end, uintptr_t hidden, const std::v
   part.taps = taps;
   part.tapped = at<float>(tapped);
   return part;
+}
+
+// Over trees behind `lengths` committed tokens: int32 [2, B, N], the most probable token after every node and the runner-up, -1 where
+// there is none; and the hidden states [taps, M, width] of the nodes.
+py::tuple most_probable(Transformer& t, KvCache& cache, const std::vector<int32_t>& rows, const std::vector<int32_t>& lengths, const Ids& tokens, const Ids& parents, const Ids& counts, int64_t begin, uintptr_t hidden, const std::vector<int64_t>& taps) {
+  TokenSet set;
+  add_trees(set, rows, lengths, tokens, parents, counts, {});
+  const int64_t batch = int64_t(rows.size()), nodes = batch ? tokens.size() / batch : 0, size = set.size();
+  py::array_t<float> tapped({int64_t(taps.size()), size, t.config.width});
+  py::array_t<int32_t> found({int64_t(2), batch, nodes});
+  std::vector<int32_t> ids(2 * size);
+  VocabStatsArgs stats{};
+  stats.rows = size;
+  stats.vocab = t.config.outputs;
+  stats.ints = ids.data();
+  StepPart part = part_of_pass(begin, -1, hidden, taps, reinterpret_cast<uintptr_t>(tapped.mutable_data()));
+  part.stats = &stats;
+  {
+    py::gil_scoped_release unlocked;
+    t.forward(cache, set, part);
+  }
+  std::fill(found.mutable_data(), found.mutable_data() + found.size(), -1);
+  for (int64_t b = 0; b < batch; ++b)
+    for (int64_t i = 0; i < counts.at(b); ++i)
+      for (int64_t k = 0; k < 2; ++k) found.mutable_at(k, b, i) = ids[2 * (set.begin[b] + i) + k];
+  return py::make_tuple(found, tapped);
 }
 
 }  // namespace
@@ -160,6 +187,7 @@ void bind_runtime(py::module_& m) {
              t.forward(cache, set, part);
            },
            Unlocked(), py::arg("cache"), py::arg("set"), py::kw_only(), py::arg("logits") = 0, py::arg("ld") = 0, py::arg("begin") = 0, py::arg("end") = -1, py::arg("hidden") = 0, py::arg("features") = 0, py::arg("taps") = std::vector<int64_t>{}, py::arg("tapped") = 0, py::arg("guidance") = 0.0f)
+      .def("most_probable", &most_probable, py::arg("cache"), py::arg("rows"), py::arg("lengths"), py::arg("tokens"), py::arg("parents"), py::arg("counts"), py::kw_only(), py::arg("begin") = 0, py::arg("hidden") = 0, py::arg("taps") = std::vector<int64_t>{})
       .def("forward_stats", [](Transformer& t, KvCache& cache, const TokenSet& set, uintptr_t ids, int64_t ids_per_row, uintptr_t banned, int64_t banned_count, uintptr_t temperature, uintptr_t key, uintptr_t floats, uintptr_t ints, uintptr_t id_logits, uintptr_t credit_rows, uintptr_t credit_ids, uintptr_t credit_values, int64_t credit_slots, uintptr_t credit_rates, int64_t begin, int64_t end, uintptr_t hidden, const std::vector<int64_t>& taps, uintptr_t tapped, float guidance) {
              StepPart part = part_of_pass(begin, end, hidden, taps, tapped);
              part.guidance = guidance;

@@ -4,8 +4,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
 
+#include "ops/cpu/verify_tree_greedy.h"
 #include "structures/draft_tree.h"
 #include "structures/dynamic_tree.h"
 #include "structures/prompt_lookup.h"
@@ -69,11 +71,37 @@ py::dict tree_arrays(const Ids& pending, const std::vector<std::tuple<Ids, Ids, 
   return py::dict("tokens"_a = tokens, "parents"_a = parents, "depth"_a = depth, "first_child"_a = first, "next_sibling"_a = sibling, "ancestors"_a = ancestors, "num_nodes"_a = count);
 }
 
+// Row by row, the nodes from the root downwards that carry the target's `choice` [B, N], and its token after the last of them.
+std::vector<std::pair<std::vector<int32_t>, int32_t>> follow_trees(const Ids& tokens, const Ids& first_child, const Ids& next_sibling, const Ids& choice) {
+  if (tokens.ndim() != 2 || !tokens.size() || first_child.size() != tokens.size() || next_sibling.size() != tokens.size() || choice.size() != tokens.size())
+    throw std::invalid_argument("tokens, first_child, next_sibling and choice must be [B, N] with N > 0");
+  const int64_t batch = tokens.shape(0), nodes = tokens.shape(1);
+  std::vector<int32_t> path(batch * nodes), lengths(batch), next(batch);
+  verify_tree_greedy({tokens.data(), first_child.data(), next_sibling.data(), choice.data(), batch, nodes, path.data(), lengths.data(), next.data()});
+  std::vector<std::pair<std::vector<int32_t>, int32_t>> kept;
+  for (int64_t b = 0; b < batch; ++b) kept.push_back({{path.begin() + b * nodes, path.begin() + b * nodes + lengths[b] + 1}, next[b]});
+  return kept;
+}
+
+// Lowest and highest token, and tokens on the longest path, of a draft that is not empty; what is no tree is found out later.
+py::tuple draft_extent(const Ids& tokens, const Ids& parents) {
+  if (!tokens.size() || parents.size() != tokens.size()) throw std::invalid_argument("a draft's tokens and parents must have equal length above 0, got " + std::to_string(tokens.size()) + " and " + std::to_string(parents.size()));
+  const auto [lowest, highest] = std::minmax_element(tokens.data(), tokens.data() + tokens.size());
+  std::vector<int32_t> depth;
+  for (py::ssize_t i = 0; i < parents.size(); ++i) {
+    const int32_t parent = parents.at(i);
+    depth.push_back(parent >= 0 && parent < i ? depth[parent] + 1 : 1);
+  }
+  return py::make_tuple(*lowest, *highest, *std::max_element(depth.begin(), depth.end()));
+}
+
 }  // namespace
 
 void bind_drafts(py::module_& m) {
   m.def("merge_drafts", &merge, py::arg("drafts"), py::arg("max_nodes"));
   m.def("tree_arrays", &tree_arrays);
+  m.def("follow_trees", &follow_trees);
+  m.def("draft_extent", &draft_extent);
   m.def("prompt_lookup", [](const Ids& text, int32_t max_ngram, int32_t num_tokens, int32_t branches, int32_t max_nodes) {
     Draft d;
     {

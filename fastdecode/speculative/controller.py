@@ -157,10 +157,10 @@ class Plan:
         if not self.adaptive:
             return Budget(self.max_draft if room else 0, room, self.min_score, round_number)
         acceptance = self.acceptances[row]
-        depth, least, open_score = self.controller.depth(acceptance, room), 0.0, 0.0
-        if self.controller.judged and depth:
-            depth, least, open_score = room, self.controller.least(acceptance), self.controller.open_score(acceptance)
-        return Budget(self.max_draft if depth else 0, depth, self.min_score, round_number, least, open_score)
+        if self.controller.judged:
+            return Budget(self.max_draft if room else 0, room, self.min_score, round_number, self.controller.least(acceptance), self.controller.open_score(acceptance))
+        depth = self.controller.depth(acceptance, room)
+        return Budget(self.max_draft if depth else 0, depth, self.min_score, round_number)
 
     def trim(self, rows: Sequence[int], drafts: Sequence[Draft]) -> list[Draft]:
         return self.controller.trim(drafts, [self.acceptances[r] for r in rows]) if self.adaptive else list(drafts)

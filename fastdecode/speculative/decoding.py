@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple, Sequence
 
+import numpy as np
 import torch
 
 from fastdecode import ops
@@ -165,52 +166,51 @@ class Decoding:
         return DraftTree.build(pending, drafts)
 
     def _check(self, draft: Draft, request: Request) -> None:
-        low, high = int(draft.tokens.min()), int(draft.tokens.max())
+        low, high, depth = draft.extent
         if low < 0 or high >= self.target.vocab_size:
             raise ValueError(f"drafter {self.drafter.name!r} proposed token {low if low < 0 else high}, the model's vocabulary is 0 .. {self.target.vocab_size - 1}; draft only ids that the model has")
-        if draft.depth > max(0, request.remaining - 1):
-            raise ValueError(f"drafter {self.drafter.name!r} proposed a path of {draft.depth} tokens where the budget's depth was at most {request.remaining - 1}; keep to budget.depth")
+        if depth > max(0, request.remaining - 1):
+            raise ValueError(f"drafter {self.drafter.name!r} proposed a path of {depth} tokens where the budget's depth was at most {request.remaining - 1}; keep to budget.depth")
 
-    def _look(self, rows: Sequence[int], tree: DraftTree, requests: Sequence[Request]) -> torch.Tensor:
-        """The target's logits [B, N, V], or only its most probable tokens int32 [B, N] where nothing else is asked for."""
+    def _look(self, rows: Sequence[int], tree: DraftTree, requests: Sequence[Request]) -> torch.Tensor | np.ndarray:
+        """The target's logits [B, N, V], or only its most probable tokens, an array int32 [B, N], where nothing else is asked for."""
         learn = getattr(self.drafter, "learn", None)
         entered = {"entered": self.drafter.entered(self.draft_state, rows, tree)} if hasattr(self.drafter, "entered") and tree.shape[1] > 1 else {}
-        if hasattr(self.target, "two_most_probable" if learn else "most_probable") and not self._keeps_logits and all(q.processors.plain and not q.processors.sample for q in requests):
-            if not learn:
-                return self.target.most_probable(self.state, rows, tree, **entered)
-            first, second = self.target.two_most_probable(self.state, rows, tree, **entered)
-            self._teach(rows, tree, requests, first, second)
-            return first
+        if hasattr(self.target, "most_probable") and not self._keeps_logits and all(q.processors.plain and not q.processors.sample for q in requests):
+            found = self.target.most_probable(self.state, rows, tree, **entered)
+            if learn:
+                self._teach(rows, tree, requests, torch.from_numpy(found))
+            return found[0]
         logits = self.target.forward(self.state, rows, tree, **entered)
         logits = logits.float() if logits.dtype == torch.float64 else logits  # what the operations take
         if learn:
             stats = ops.vocab_stats(logits.flatten(0, 1))
-            self._teach(rows, tree, requests, *(tokens.cpu().view(tree.shape) for tokens in (stats.argmax, stats.second)))
+            self._teach(rows, tree, requests, torch.stack([stats.argmax, stats.second]).cpu().view(2, *tree.shape))
         return logits
 
-    def _teach(self, rows: Sequence[int], tree: DraftTree, requests: Sequence[Request], first: torch.Tensor, second: torch.Tensor) -> None:
-        """Tells the drafter which two tokens, int32 [B, N] each, the target holds most probable after every node."""
+    def _teach(self, rows: Sequence[int], tree: DraftTree, requests: Sequence[Request], found: torch.Tensor) -> None:
+        """Tells the drafter which two tokens, int32 [2, B, N], the target holds most probable after every node."""
         for b, (row, request, nodes) in enumerate(zip(rows, requests, tree.num_nodes.tolist())):
             tokens, parents = tree.tokens[b, :nodes], tree.parents[b, :nodes]
             before = (request.prompt[-2:] + request.tokens)[-2:][0]  # of the root: the token before the pending one
             above = torch.where(parents < 0, before, tokens[parents.clamp(min=0)])
-            self.drafter.learn(self.draft_state, row, torch.stack([above, tokens], 1), torch.stack([first[b, :nodes], second[b, :nodes]], 1))
+            self.drafter.learn(self.draft_state, row, torch.stack([above, tokens], 1), found[:, b, :nodes].T)
 
     @property
     def _keeps_logits(self) -> bool:
         return self.options.logprobs is not None or self.options.scores
 
-    def _verify(self, tree: DraftTree, seen: torch.Tensor, requests: Sequence[Request]) -> list[Kept]:
+    def _verify(self, tree: DraftTree, seen: torch.Tensor | np.ndarray, requests: Sequence[Request]) -> list[Kept]:
         verifier = choose_verifier(self.verifier, tree, requests)
-        for request, nodes in zip(requests, tree.num_nodes.tolist()):
+        for request, nodes in zip(requests, tree.arrays["num_nodes"].tolist()):
             if nodes > 1 or not request.tokens:  # rounds without a draft say nothing about the rule
                 request.stats.verifier = verifier.name
                 request.stats.lossless &= verifier.lossless
         self._raw = seen.clone() if self._keeps_logits else None
-        if seen.shape[1:] == (1,):  # most probable tokens after pending ones: nothing to walk through
-            kept = [Kept([0], token) for token in seen[:, 0].tolist()]
+        if isinstance(seen, np.ndarray):
+            kept = [Kept(*row) for row in verifier.follow(tree, seen)]
         else:
-            verdict = verifier.follow(tree, seen) if seen.dim() == 2 else verifier.verify(tree.to(seen.device), seen, requests, self.round)
+            verdict = verifier.verify(tree.to(seen.device), seen, requests, self.round)
             kept = [Kept(path[: length + 1], token) for path, length, token in zip(*(t.tolist() for t in verdict))]
         for request, row in zip(requests, kept):
             if row.next_token < 0:
@@ -241,8 +241,8 @@ class Decoding:
         """Hidden states [taps, n, width] at the nodes after which each row's n emitted tokens stand."""
         if hidden is None:
             return [None] * len(kept)
-        first = [0, *accumulate(tree.num_nodes.tolist())]
-        return [hidden.index_select(1, torch.tensor([first[b] + node for node in k.path[: len(tokens)]], device=hidden.device)) for b, (k, tokens) in enumerate(zip(kept, emitted))]
+        first, states = [0, *accumulate(tree.arrays["num_nodes"].tolist())], hidden.numpy()
+        return [torch.from_numpy(states[:, [first[b] + node for node in k.path[: len(tokens)]]]) for b, (k, tokens) in enumerate(zip(kept, emitted))]
 
     def _observe(self, rows: Sequence[int], emitted: Sequence[list[int]], hidden: Sequence[torch.Tensor | None]) -> None:
         for row, tokens, states in zip(rows, emitted, hidden):

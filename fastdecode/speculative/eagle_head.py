@@ -158,13 +158,13 @@ class EagleHead:
         return self.model.get_output_embeddings().weight.detach().cpu()[torch.from_numpy(self.vocabulary).long()]
 
     def features(self, hidden: torch.Tensor) -> np.ndarray:
-        """What the head reads of the target: float32 [n, F] from hidden states [taps, n, width].
+        """What the head reads of the target: float32 [n, F] from hidden states float32 [taps, n, width].
 
         Copied by numpy, on this thread: torch would share out even so little, and wait for a core that another process holds.
         """
         if self.fuses:
-            return np.ascontiguousarray(hidden.float().numpy().transpose(1, 0, 2)).reshape(hidden.shape[1], -1)
-        return F.rms_norm(hidden[0].float(), (self.width,), *self._norm).numpy()
+            return hidden.numpy().transpose(1, 0, 2).reshape(hidden.shape[1], -1)
+        return F.rms_norm(hidden[0], (self.width,), *self._norm).numpy()
 
 
 def is_head(path: str | Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import NamedTuple, Sequence
 
 import numpy as np
@@ -42,14 +42,14 @@ class Draft:
         return len(self.tokens)
 
     @functools.cached_property
+    def extent(self) -> tuple[int, int, int]:
+        """Lowest and highest token, and tokens on the longest path, of a draft that is not empty."""
+        return _C.draft_extent(self.tokens, self.parents)
+
+    @property
     def depth(self) -> int:
         """Tokens on the longest path."""
-        if not len(self):
-            return 0
-        depths: list[int] = []
-        for parent in self.parents.tolist():
-            depths.append(1 + (depths[parent] if 0 <= parent < len(depths) else 0))  # what is no tree is found out later
-        return max(depths)
+        return self.extent[2] if len(self.tokens) else 0
 
     @property
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -80,25 +80,28 @@ def merge(drafts: Sequence[Draft], max_nodes: int) -> Draft:
     return Draft(*_C.merge_drafts([d.arrays for d in drafts], max_nodes))
 
 
+def _as_tensor(name: str) -> functools.cached_property:
+    return functools.cached_property(lambda tree: torch.from_numpy(tree.arrays[name]))
+
+
 @dataclass
 class DraftTree:
     """The drafts of a batch, padded to N nodes; node 0 is the pending token, padding nodes see only themselves.
 
     Attributes:
+        arrays: the following, as numpy arrays; they become tensors when somebody asks.
         tokens, parents, depth, first_child, next_sibling: int32 [B, N]; parents are -1 for roots and padding.
         ancestors: int64 [B, N, W], bit i % 64 of word i // 64 says that node i is the node itself or above it.
         num_nodes: int32 [B], the root included.
         draws: per row, the draws made at its nodes (node 0 = root); no draws means the point-mass rule.
     """
 
-    tokens: torch.Tensor
-    parents: torch.Tensor
-    depth: torch.Tensor
-    first_child: torch.Tensor
-    next_sibling: torch.Tensor
-    ancestors: torch.Tensor
-    num_nodes: torch.Tensor
+    arrays: dict[str, np.ndarray]
     draws: list[dict[int, Draws]] = field(default_factory=list)
+
+    tokens, parents, depth = _as_tensor("tokens"), _as_tensor("parents"), _as_tensor("depth")
+    first_child, next_sibling = _as_tensor("first_child"), _as_tensor("next_sibling")
+    ancestors, num_nodes = _as_tensor("ancestors"), _as_tensor("num_nodes")
 
     @classmethod
     def build(cls, pending: Sequence[int], drafts: Sequence[Draft]) -> "DraftTree":
@@ -107,20 +110,16 @@ class DraftTree:
         Raises:
             ValueError: a draft is not topologically ordered, siblings repeat a token, or two laws meet at one node.
         """
-        arrays = _C.tree_arrays(np.asarray(pending, np.int32), [d.arrays for d in drafts])
-        tree = cls(**{name: torch.from_numpy(a) for name, a in arrays.items()})
-        tree.draws = [_index_draws(d) for d in drafts]
-        return tree
+        return cls(_C.tree_arrays(np.asarray(pending, np.int32), [d.arrays for d in drafts]), [_index_draws(d) for d in drafts])
 
     @classmethod
     def pending_only(cls, pending: Sequence[int]) -> "DraftTree":
         """Trees of a batch without any draft: the pending tokens alone."""
-        parents, depth, ancestors, one = _lone_roots(len(pending))
-        return cls(torch.tensor(pending, dtype=torch.int32)[:, None], parents, depth, parents, parents, ancestors, one, [{}] * len(pending))
+        return cls({"tokens": np.array(pending, np.int32)[:, None], **_lone_roots(len(pending))}, [{}] * len(pending))
 
     @property
     def shape(self) -> tuple[int, int]:
-        return tuple(self.tokens.shape)  # type: ignore[return-value]
+        return self.arrays["tokens"].shape  # type: ignore[return-value]
 
     def padded(self, of_nodes: torch.Tensor, fill: float) -> torch.Tensor:
         """[B, N, ...] from rows [M, ...] of the nodes, one tree after the other without padding; `fill` at padding nodes."""
@@ -135,8 +134,9 @@ class DraftTree:
         """The same tree with its arrays on another device."""
         if self.tokens.device == device:
             return self
-        arrays = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "draws"}
-        return DraftTree(**arrays, draws=self.draws)
+        tree = DraftTree(self.arrays, self.draws)
+        vars(tree).update((name, getattr(self, name).to(device)) for name in self.arrays)
+        return tree
 
     @property
     def drawn(self) -> bool:
@@ -153,10 +153,11 @@ class DraftTree:
 
 
 @functools.lru_cache(maxsize=64)
-def _lone_roots(batch: int) -> tuple[torch.Tensor, ...]:
-    """Parents (and children) [B, 1], depth [B, 1], ancestors [B, 1, 1] and sizes [B] of trees that are a root each."""
-    none = torch.full((batch, 1), -1, dtype=torch.int32)
-    return none, torch.zeros_like(none), torch.ones(batch, 1, 1, dtype=torch.int64), torch.ones(batch, dtype=torch.int32)
+def _lone_roots(batch: int) -> dict[str, np.ndarray]:
+    """All arrays but the tokens of trees that are a root each."""
+    none = np.full((batch, 1), -1, np.int32)
+    links = dict.fromkeys(("parents", "first_child", "next_sibling"), none)
+    return {**links, "depth": np.zeros_like(none), "ancestors": np.ones((batch, 1, 1), np.int64), "num_nodes": np.ones(batch, np.int32)}
 
 
 def _index_draws(draft: Draft) -> dict[int, Draws]:

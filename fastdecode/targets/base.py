@@ -35,8 +35,8 @@ class TargetState(Protocol):
 class TargetModel(Protocol):
     """A causal language model that can run a whole draft tree in one pass.
 
-    A target may also have `most_probable(state, rows, tree) -> int32 [B, N]`, the argmax of what `forward` returns, when it
-    has a faster way to it, and `two_most_probable`, that and the runners-up, for drafters that learn from both. One that serves drafters which read hidden states has `layers`, their number, and takes
+    A target may also have `most_probable(state, rows, tree)`, a numpy array int32 [2, B, N] of the tokens of the two highest logits
+    that `forward` returns, when it has a faster way to them. One that serves drafters which read hidden states has `layers`, their number, and takes
     `new_state(rows, capacity, taps)`, layers (ascending, 0 ... layers) before which passes keep hidden states in `state.hidden`,
     and `prefill(state, row, tokens, keep)`, which hands them, [taps, n, width], to `keep` for every part of the prompt.
 

@@ -192,14 +192,13 @@ class NativeTarget:
         self.transformer.forward_stats(self.transformer.new_cache(1, 16), tokens, *arguments(None, None, None, None, stats), begin=self.layers, hidden=hidden.data_ptr())
         return stats
 
-    def most_probable(self, state: NativeState, rows: Sequence[int], tree: DraftTree, entered: tuple[int, torch.Tensor] | None = None) -> torch.Tensor:
-        """int32 [B, N]: the token of the highest logit after every node (ties: lowest id; NaN: -1)."""
-        return tree.padded(self.forward_stats(state, rows, tree, entered=entered).argmax, -1)
-
-    def two_most_probable(self, state: NativeState, rows: Sequence[int], tree: DraftTree, entered: tuple[int, torch.Tensor] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same, and the tokens of the second highest logits, int32 [B, N]."""
-        stats = self.forward_stats(state, rows, tree, entered=entered)
-        return tree.padded(stats.argmax, -1), tree.padded(stats.second, -1)
+    def most_probable(self, state: NativeState, rows: Sequence[int], tree: DraftTree, entered: tuple[int, torch.Tensor] | None = None) -> np.ndarray:
+        """int32 [2, B, N]: the tokens of the two highest logits after every node (ties: lowest id; NaN: -1)."""
+        nodes = tree.arrays
+        found, hidden = self.transformer.most_probable(state.cache, rows, [state.lengths[r] for r in rows], nodes["tokens"], nodes["parents"], nodes["num_nodes"], taps=state.taps, **_entry(entered))
+        if state.taps:
+            state.hidden = torch.from_numpy(hidden)
+        return found
 
     def forward_layers(self, state: NativeState, rows: Sequence[int], tree: DraftTree, begin: int = 0, end: int | None = None, *, hidden: torch.Tensor | None = None, taps: Sequence[int] = (), logits: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
         """Runs the layers begin ... end - 1 over the nodes; keys and values of these layers go to the slots of the nodes.
@@ -267,7 +266,7 @@ class NativeTarget:
 def _tokens_of(state: NativeState, rows: Sequence[int], tree: DraftTree) -> "_C.TokenSet":
     """The nodes of the trees behind the committed tokens of the rows."""
     nodes = _C.TokenSet()
-    nodes.add_trees(rows, [state.lengths[r] for r in rows], tree.tokens.numpy(), tree.parents.numpy(), tree.num_nodes.numpy())
+    nodes.add_trees(rows, [state.lengths[r] for r in rows], *(tree.arrays[name] for name in ("tokens", "parents", "num_nodes")))
     return nodes
 
 

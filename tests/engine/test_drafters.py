@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastdecode import _C
+from fastdecode import _C, ops
 from fastdecode.speculative.drafters import AdaptiveTrigramDrafter, Budget, CompositeDrafter, PromptLookupDrafter, SuffixDrafter
 from fastdecode.speculative.drafters.drawn_tree import DrawnTree, as_independent, draw, draw_distinct, draws_for, random_numbers, without_most_probable
 from fastdecode.speculative.tree import Draft, DraftTree, Draws, merge
@@ -165,6 +165,24 @@ def test_drawn_drafts_are_not_merged():
     composite = CompositeDrafter([SuffixDrafter()])
     fixed = draft_of((2, -1, 0.1))
     assert composite._combine([drawn, fixed], WIDE).tokens.tolist() == [2] and composite._combine([drawn], WIDE) is drawn
+
+
+def test_following_trees_is_greedy_verification():
+    for seed in range(20):
+        tree = random_trees(3, 1 + seed, vocab=4, seed=seed)
+        choice = np.random.default_rng(seed).integers(0, 4, tree.tokens.shape).astype(np.int32)
+        path, length, next_token = (t.tolist() for t in ops.verify_tree_greedy(tree.tokens, tree.first_child, tree.next_sibling, torch.from_numpy(choice)))
+        kept = _C.follow_trees(*(t.numpy() for t in (tree.tokens, tree.first_child, tree.next_sibling)), choice)
+        assert kept == [(p[: n + 1], t) for p, n, t in zip(path, length, next_token)]
+    with pytest.raises(ValueError, match=r"must be \[B, N\] with N > 0"):
+        _C.follow_trees(*[np.zeros((1, 3), np.int32)] * 3, np.zeros((1, 2), np.int32))
+
+
+def test_extent_of_a_draft():
+    assert draft_of((7, -1, 0.5), (3, 0, 0.4), (9, -1, 0.3), (4, 1, 0.2)).extent == (3, 9, 3)
+    assert Draft.empty().depth == 0 and draft_of((1, 5, 0.5), (2, 1, 0.1)).depth == 1, "what is no tree is refused elsewhere"
+    with pytest.raises(ValueError, match="equal length above 0, got 1 and 2"):
+        _C.draft_extent(np.zeros(1, np.int32), np.zeros(2, np.int32))
 
 
 @pytest.mark.parametrize("nodes", [1, 5, 64, 65, 130])

@@ -65,6 +65,10 @@ def test_no_layer_runs_twice_for_a_token(monkeypatch):
             ran.append((len(tokens), part.get("begin", 0), part.get("end", -1)))
             return self.inner.forward_stats(cache, tokens, *rest, **part)
 
+        def most_probable(self, *arrays, **part):
+            ran.append((int(arrays[-1].sum()), part.get("begin", 0), part.get("end", -1)))
+            return self.inner.most_probable(*arrays, **part)
+
     generator = SpeculativeGenerator(target.model, drafter=EarlyExitDrafter(2, 3), target=target)
     monkeypatch.setattr(target, "transformer", Counted(target.transformer))
     result = generator.generate(PROMPTS[2], max_new_tokens=8, speculate=3, eos_token_id=-1)

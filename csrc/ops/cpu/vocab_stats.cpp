@@ -51,11 +51,15 @@ void merge(VocabPart& a, const VocabPart& b) {
 
 void write_row(const VocabStatsArgs& a, int64_t row, const VocabPart& p, float sample_logit, const float* credit_logits) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN(), kInf = std::numeric_limits<float>::infinity();
-  float* f = a.floats + row * kVocabColumns;
   int32_t* i = a.ints + row * 2;
+  i[0] = p.nan ? -1 : p.id1;
+  if (!a.floats) {
+    i[1] = p.nan ? -1 : p.id2;
+    return;
+  }
+  float* f = a.floats + row * kVocabColumns;
   std::fill(f, f + kVocabColumns, 0.0f);
   const bool drawn = p.sample >= 0 && p.top1 < kInf && a.key && a.temperature[row] > 0;
-  i[0] = p.nan ? -1 : p.id1;
   i[1] = p.nan ? -1 : drawn ? p.sample : p.id1;
   f[kTop1] = p.nan ? kNan : p.top1;
   f[kTop2] = p.nan ? kNan : p.top2;

@@ -16,8 +16,8 @@ struct VocabStatsArgs {
   int64_t banned_count;
   const float* temperature;  // [R] or null: no sample
   const int64_t* key;        // [R, 4] or null
-  float* floats;             // [R, 16] columns of VocabColumn
-  int32_t* ints;             // [R, 2] argmax, sample
+  float* floats;             // [R, 16] columns of VocabColumn; null: only the two largest are looked for
+  int32_t* ints;             // [R, 2] argmax, sample; without floats argmax and the id of the second largest
   float* id_logits;          // [R, K] or null
   const int32_t* credit_rows;  // [R] row of credit that belongs to a row of logits, each at most once, negative: none; or null
   int32_t* credit_ids;         // [N, S] in and out: tokens that have credit, -1: none

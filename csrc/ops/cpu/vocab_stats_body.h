@@ -126,7 +126,7 @@ void vocab_stats_part(const VocabStatsArgs& a, int64_t row, int64_t begin, int64
     const float largest = block_max(x, padded, &p.nan), before = p.top1;
     if (p.nan || largest == -__builtin_inff()) continue;
     if (largest > p.top2) update_top(x, padded, b, &p);
-    if (p.top1 == __builtin_inff()) continue;  // sums and sample are settled by the first +inf; a NaN may still follow
+    if (!a.floats || p.top1 == __builtin_inff()) continue;  // sums and sample are settled by the first +inf; a NaN may still follow
     rebase_sums(before, p.top1, &p);
     if (largest - p.top1 > -100.0f) add_sums(x, padded, p.top1, &p);
     if (drawing) draw(stream, temperature, x, padded, largest, b, &p);

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from typing import Sequence
 
 from fastdecode.speculative.drafters.base import Budget, Drafter
@@ -30,7 +31,7 @@ class CompositeDrafter:
             if hasattr(d, "pair"):
                 d.pair(target)
 
-    @property
+    @functools.cached_property  # asked for when all are paired
     def taps(self) -> tuple[int, ...]:
         return tuple(sorted({tap for d in self.drafters for tap in getattr(d, "taps", ())}))
 

@@ -16,7 +16,6 @@ from fastdecode.speculative.eagle_head import EagleHead
 from fastdecode.speculative.tree import Draft
 from fastdecode.targets.base import TargetModel
 
-CHUNK = 256  # bounds the workspace of a long prompt
 LEVEL_RATE, LARGEST = 0.1, 2.0  # weight of a draft in the running cost of a level, and how much dearer one draft can call it
 
 
@@ -114,12 +113,12 @@ class EagleDrafter:
         """Hidden states [taps, n, width] of the next n tokens of a row."""
         known = state.rows[row]
         known.unread.append(self.head.features(hidden))
-        if sum(map(len, known.unread)) > CHUNK:  # of a long prompt; the last one waits for the token behind it
+        if not known.request.tokens:  # still of the prompt, whose last one waits for the first draft
             features = np.concatenate(known.unread)
-            text = known.text(len(features) - 1)
-            self.grower.read(state.cache, row, known.length, text, features[:-1])
-            known.length += len(text)
-            known.unread = [features[-1:]]
+            text, known.unread = known.text(len(features) - 1), [features[-1:]]
+            if text:
+                self.grower.read(state.cache, row, known.length, text, features[:-1])
+                known.length += len(text)
 
     def resume(self, state: _State, row: int, before: _State | None, shared: int) -> None:
         """Takes over what an earlier one-row call knew of the first `shared` tokens; hidden states will go on behind them."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Sequence
 
+import numpy as np
 import torch
 
-from fastdecode import ops
+from fastdecode import _C, ops
 from fastdecode.ops import TreePath
 from fastdecode.speculative.request import Request
 from fastdecode.speculative.tree import DraftTree
@@ -23,11 +24,11 @@ class GreedyVerifier:
             logits = probs_of(tree, logits, requests)
         batch, nodes, vocab = logits.shape
         choice = ops.vocab_stats(logits.reshape(batch * nodes, vocab)).argmax.reshape(batch, nodes)
-        return self.follow(tree, choice.contiguous())
+        return ops.verify_tree_greedy(tree.tokens, tree.first_child, tree.next_sibling, choice.contiguous())
 
-    def follow(self, tree: DraftTree, choice: torch.Tensor) -> TreePath:
-        """The path of the most probable tokens `choice` int32 [B, N] through the tree."""
-        return ops.verify_tree_greedy(tree.tokens, tree.first_child, tree.next_sibling, choice)
+    def follow(self, tree: DraftTree, choice: np.ndarray) -> list[tuple[list[int], int]]:
+        """The same where the most probable tokens, int32 [B, N], are known: row by row the path and the token behind it."""
+        return _C.follow_trees(*(tree.arrays[name] for name in ("tokens", "first_child", "next_sibling")), choice)
 
 
 class PointVerifier:
