@@ -8,63 +8,18 @@ step(1 + d) + draft(d) (arXiv:2211.17192, section 3.3); trees go by the drafter'
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Sequence
 
+from fastdecode.speculative.acceptance import Acceptance
 from fastdecode.speculative.drafters import Budget, Drafter
 from fastdecode.speculative.request import Request
 from fastdecode.speculative.step_cost import StepCost
 from fastdecode.speculative.tree import Draft, merge
 
-MEMORY, FADING = 0.95, 0.99  # decay of what a request's drafts did, per round with and without a draft
 FREE = 0.02  # drafts that take a smaller part of a pass are as long as they may be
-PRIOR_LEVELS, PRIOR_RATE = 2.0, 0.7  # levels that were kept at that rate before anything was seen
-PRIOR_TOKENS = 2.0  # tokens that were promised and kept before anything was seen
-PRIOR_ROUNDS = 2.0  # rounds that had kept them
 LEVEL_RATE = 0.1  # weight of a proposal in the running cost of a level
 NARROW = 7  # drafts of a pass by which the cost of one more is told
 TYPICAL_LEVELS, HELD = 4, 0.4  # of a draft whose levels are weighed one by one; share of a level's or a token's chances that what is behind it keeps
-
-
-@dataclass
-class Acceptance:
-    """What the drafts of one request did lately.
-
-    Attributes:
-        promised, accepted: tokens that the drafter's estimates announced, tokens that were kept.
-        kept, lost: levels of the tree at which a draft was kept, or none was right.
-        rounds: how many of them all this is about.
-    """
-
-    promised: float = 0.0
-    accepted: float = 0.0
-    kept: float = 0.0
-    lost: float = 0.0
-    rounds: float = 0.0
-
-    def learn(self, promised: float, depth: int, accepted: int) -> None:
-        """One round. Without a draft, what is known fades, so that a drafter that was given up gets another chance."""
-        decay = MEMORY if depth else FADING
-        self.promised = decay * self.promised + promised
-        self.accepted = decay * self.accepted + accepted
-        self.kept = decay * self.kept + accepted
-        self.lost = decay * self.lost + (accepted < depth)
-        self.rounds = decay * self.rounds + 1
-
-    @property
-    def calibration(self) -> float:
-        """By how much the drafter's estimates are to be multiplied."""
-        return (self.accepted + PRIOR_TOKENS) / (self.promised + PRIOR_TOKENS)
-
-    @property
-    def tokens(self) -> float:
-        """Tokens of a round lately."""
-        return 1 + (self.accepted + PRIOR_TOKENS) / (self.rounds + PRIOR_ROUNDS)
-
-    @property
-    def rate(self) -> float:
-        """Chance that a level is kept if the one above it was."""
-        return (self.kept + PRIOR_LEVELS * PRIOR_RATE) / (self.kept + self.lost + PRIOR_LEVELS)
 
 
 class Controller:

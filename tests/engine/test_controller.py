@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from fastdecode import SpeculativeGenerator
-from fastdecode.speculative.controller import Acceptance, Controller
+from fastdecode.speculative.acceptance import Acceptance
+from fastdecode.speculative.controller import Controller
 from fastdecode.speculative.drafters.early_exit import EarlyExitDrafter
 from fastdecode.speculative.step_cost import StepCost
 from fastdecode.speculative.tree import Draft, Draws

@@ -185,6 +185,48 @@ def test_extent_of_a_draft():
         _C.draft_extent(np.zeros(1, np.int32), np.zeros(2, np.int32))
 
 
+class Proposer:
+    """Proposes the same in every round, by row, and remembers what it was told."""
+
+    name = "proposer"
+
+    def __init__(self, *drafts: Draft, judges_levels: bool = False):
+        self.drafts, self.judges_levels = drafts, judges_levels
+        self.told: list[Budget] = []
+
+    def begin(self, requests):
+        return None
+
+    def propose(self, state, rows, budgets):
+        self.told = list(budgets)
+        return [self.drafts[r] if b.nodes else Draft.empty() for r, b in zip(rows, budgets)]
+
+    def observe(self, state, row, tokens): ...
+
+    def end(self, state, row): ...
+
+
+def test_a_judge_of_levels_is_trusted_as_its_own_first_tokens_were_right():
+    """In both rows it says 8 or 9; in row 0 it is 8, which nobody else has said, in row 1 it is 9, which the text has said, too."""
+    judge = Proposer(*[draft_of((8, -1, 0.5), (9, -1, 0.25))] * 2, judges_levels=True)
+    composite = CompositeDrafter([Proposer(Draft.empty(), draft_of((9, -1, 0.4))), judge])
+    state = composite.begin([None, None])
+
+    def told(rounds: int, nodes: int = 8) -> list[Budget]:
+        for _ in range(rounds):
+            composite.propose(state, [0, 1], [Budget(nodes, 8, 0.0, least=0.1, open_score=0.2)] * 2)
+            composite.observe(state, 0, [8])
+            composite.observe(state, 1, [9, 7])
+        return judge.told
+
+    first = told(1)
+    assert [(b.least, b.open_score) for b in first] == [(0.1, 0.2)] * 2 and [len(b.covered) for b in first] == [0, 1]
+    right, wrong = told(100)
+    assert right.least == pytest.approx(0.1 * 0.75, rel=0.1) and right.open_score == pytest.approx(2 * right.least)
+    assert wrong.least > 0.4, "what the text knew is not to its credit"
+    assert told(400, nodes=0)[1].least < 0.15, "given up, it gets another chance"
+
+
 @pytest.mark.parametrize("nodes", [1, 5, 64, 65, 130])
 def test_tree_identities(nodes):
     random = random_trees(3, nodes, vocab=12, seed=nodes)

@@ -3,29 +3,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Sequence
 
+from fastdecode.speculative.acceptance import Acceptance
 from fastdecode.speculative.drafters.base import Budget, Drafter
 from fastdecode.speculative.drafters.early_exit import EarlyExitDrafter
 from fastdecode.speculative.tree import Draft, DraftTree
-
-FADE, PRIOR = 0.95, 2.0  # of what the text's drafts promised and kept, per draft; tokens of both before anything was seen
-
-
-@dataclass
-class Record:
-    """What the text's drafts for one request promised, and what was kept of them."""
-
-    promised: float = PRIOR
-    kept: float = PRIOR
-
-    def learn(self, promised: float, kept: int) -> None:
-        self.promised, self.kept = FADE * self.promised + promised, FADE * self.kept + kept
 
 
 @dataclass
 class _State:
     text: Any
     exits: Any
-    records: list[Record]
+    acceptances: list[Acceptance]  # by row, of the text's drafts
     by_exits: bool = False  # who drafted this round
     promised: dict[int, float] = field(default_factory=dict)  # by row, where the text did
 
@@ -59,7 +47,7 @@ class AlternatingDrafter:
         return 0.0  # the text's drafts are free, DEL weighs the length of the others
 
     def begin(self, requests: Sequence) -> _State:
-        return _State(self.text.begin(requests), self.exits.begin(requests), [Record() for _ in requests])
+        return _State(self.text.begin(requests), self.exits.begin(requests), [Acceptance() for _ in requests])
 
     def attach(self, state: _State, cache: Any) -> None:
         self.exits.attach(state.exits, cache)
@@ -67,7 +55,7 @@ class AlternatingDrafter:
     def propose(self, state: _State, rows: Sequence[int], budgets: Sequence[Budget]) -> list[Draft]:
         drafts = self.text.propose(state.text, rows, budgets)
         promised = {r: float(d.scores.clip(max=1).sum()) for r, d in zip(rows, drafts) if len(d)}
-        expected = sum(p * state.records[r].kept / state.records[r].promised for r, p in promised.items())
+        expected = sum(p * state.acceptances[r].calibration for r, p in promised.items())
         state.by_exits = self.exits.promise > 1 + expected / len(rows)
         state.promised = {} if state.by_exits else promised
         if promised and not state.by_exits:
@@ -82,7 +70,7 @@ class AlternatingDrafter:
         self.text.observe(state.text, row, tokens)
         self.exits.observe(state.exits, row, tokens)
         if row in state.promised:
-            state.records[row].learn(state.promised[row], len(tokens) - 1)
+            state.acceptances[row].learn(state.promised[row], len(tokens), len(tokens) - 1)
 
     def end(self, state: _State, row: int) -> None:
         self.text.end(state.text, row)

@@ -1,10 +1,19 @@
 from __future__ import annotations
 
 import functools
-from typing import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Sequence
 
+from fastdecode.speculative.acceptance import Acceptance
 from fastdecode.speculative.drafters.base import Budget, Drafter
 from fastdecode.speculative.tree import Draft, merge
+
+
+@dataclass
+class _State:
+    members: list[Any]  # states of the drafters
+    acceptances: list[Acceptance]  # by row, of the first tokens that nobody but a judge of levels proposes
+    alone: dict[int, dict[int, float]] = field(default_factory=dict)  # by row, these tokens and their chances in the last draft
 
 
 class CompositeDrafter:
@@ -45,24 +54,24 @@ class CompositeDrafter:
             d.read(s, row, hidden if d.taps == taps else hidden[[taps.index(tap) for tap in d.taps]])
 
     def resume(self, state, row: int, before, shared: int) -> None:
-        for i, (d, s) in enumerate(zip(self.drafters, state)):
+        for i, (d, s) in enumerate(zip(self.drafters, state.members)):
             if getattr(d, "taps", ()):
-                d.resume(s, row, before[i] if before else None, shared)
+                d.resume(s, row, before.members[i] if before else None, shared)
 
     def _readers(self, state):
-        return [(d, s) for d, s in zip(self.drafters, state) if getattr(d, "taps", ())]
+        return [(d, s) for d, s in zip(self.drafters, state.members) if getattr(d, "taps", ())]
 
     @property
     def learn(self):
         """Of the members that have it; None without any."""
         pupils = [(i, d) for i, d in enumerate(self.drafters) if getattr(d, "learn", None)]
-        return (lambda state, *lesson: [d.learn(state[i], *lesson) for i, d in pupils]) if pupils else None
+        return (lambda state, *lesson: [d.learn(state.members[i], *lesson) for i, d in pupils]) if pupils else None
 
     def begin(self, requests: Sequence) -> list:
-        return [d.begin(requests) for d in self.drafters]
+        return _State([d.begin(requests) for d in self.drafters], [Acceptance() for _ in requests])
 
     def attach(self, state, target_state) -> None:
-        for d, s in zip(self.drafters, state):
+        for d, s in zip(self.drafters, state.members):
             if hasattr(d, "attach"):
                 d.attach(s, target_state)
 
@@ -72,10 +81,14 @@ class CompositeDrafter:
 
     def propose(self, state, rows: Sequence[int], budgets: Sequence[Budget]) -> list[Draft]:
         proposals: list[list[Draft]] = [[] for _ in rows]
-        for d, s in sorted(zip(self.drafters, state), key=lambda pair: getattr(pair[0], "judges_levels", False)):
-            if getattr(d, "judges_levels", False):  # it is told what the cheap ones have found
-                budgets = [b._replace(covered=_covered(drafts)) for b, drafts in zip(budgets, proposals)]
-            for drafts, proposal in zip(proposals, d.propose(s, rows, budgets)):
+        for d, s in sorted(zip(self.drafters, state.members), key=lambda pair: getattr(pair[0], "judges_levels", False)):
+            judges = getattr(d, "judges_levels", False)
+            if judges:
+                budgets = [_told(b, drafts, state.acceptances[r]) for r, b, drafts in zip(rows, budgets, proposals)]
+            for r, drafts, proposal in zip(rows, proposals, d.propose(s, rows, budgets)):
+                if judges:
+                    known = set().union(*map(_first_tokens, drafts))
+                    state.alone[r] = {token: score for token, score in _first_tokens(proposal).items() if token not in known}
                 drafts.append(proposal)
         return [self._combine([p for p in row if len(p)], b) for row, b in zip(proposals, budgets)]
 
@@ -86,12 +99,25 @@ class CompositeDrafter:
         return drafts[0] if drafts else Draft.empty()
 
     def observe(self, state, row: int, tokens: Sequence[int]) -> None:
-        for d, s in zip(self.drafters, state):
+        alone = state.alone.pop(row, {})
+        state.acceptances[row].learn(sum(alone.values()), len(alone), tokens[0] in alone)
+        for d, s in zip(self.drafters, state.members):
             d.observe(s, row, tokens)
 
     def end(self, state, row: int) -> None:
-        for d, s in zip(self.drafters, state):
+        for d, s in zip(self.drafters, state.members):
             d.end(s, row)
+
+
+def _told(budget: Budget, drafts: Sequence[Draft], acceptance: Acceptance) -> Budget:
+    """What a drafter that judges levels must know of the others: what they have found, and how much its own chances count beside that."""
+    trust = acceptance.calibration
+    return budget._replace(covered=_covered(drafts), least=budget.least / trust, open_score=budget.open_score / trust)
+
+
+def _first_tokens(draft: Draft) -> dict[int, float]:
+    """The tokens right behind the text, and their chances."""
+    return {token: score for token, parent, score in zip(*(a.tolist() for a in draft.arrays)) if parent < 0}
 
 
 def _covered(drafts: Sequence[Draft]) -> tuple[float, ...]:
