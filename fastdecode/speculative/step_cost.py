@@ -19,6 +19,7 @@ PRIOR = {1: 1.0, 2: 1.03}  # relative cost until something was measured
 WIDTHS, CONTEXT = (1, 2, 4, 8, 16, 32, 64), 64  # of the measurement
 BUDGET, REPEATS = 0.5, 5  # seconds it may take beyond one pass per width, passes per width
 RATE, FORGET, LARGEST = 0.1, 0.99, 0.3  # of the running correction: weight of a pass, decay per pass, largest step (in logarithms)
+SPREAD, STEEPEST = 1e-3, 8.0  # variance of what widths should cost that is too little to learn a slope from; bound of the slope
 
 
 class StepCost:
@@ -32,6 +33,7 @@ class StepCost:
         self._widths = sorted(measured)
         self._costs = list(accumulate((measured[w] for w in self._widths), max))
         self._expected = [0.0]  # by width, as far as any was asked for
+        self._slope, self._center, self._spread = 1.0, 0.0, 0.0  # of the log of what passes cost over that of what they should; mean and variance of the latter
         self._level: float | None = None  # running log of measured / expected, over all widths
         self._correction: dict[int, float] = {}  # the same for a class of doubling width, relative to the level
         self._estimates = [0.0]  # by width, since the last pass, as far as any was asked for
@@ -57,8 +59,10 @@ class StepCost:
 
     def record(self, width: int, seconds: float) -> None:
         """Corrects the expectation by one pass. What was learnt about widths that no longer occur is forgotten."""
-        error = math.log(max(seconds, 1e-9) / self._up_to(width)[width])
+        expected = math.log(self._up_to(width)[width] / self._costs[0])
+        error = math.log(max(seconds, 1e-9) / self._costs[0]) - self._slope * expected
         self._level = error if self._level is None else self._level + RATE * _clipped(error - self._level)
+        self._tilt(expected, error - self._level)
         for other in self._correction:
             self._correction[other] *= FORGET
         bucket = _bucket(width)
@@ -66,12 +70,20 @@ class StepCost:
         self._correction[bucket] = before + RATE * _clipped(error - self._level - before)
         self._estimates = [0.0]
 
+    def _tilt(self, expected: float, error: float) -> None:
+        """A measurement that was disturbed is wrong everywhere: what narrow passes say of its slope holds for wide ones that are never taken."""
+        aside = expected - self._center
+        self._center += RATE * aside
+        self._spread += RATE * (aside * aside - self._spread)
+        slope = self._slope + RATE * _clipped(error) * aside / (self._spread + SPREAD) + (1 - FORGET) * (1 - self._slope)
+        self._slope = min(max(slope, 0.0), STEEPEST)
+
     def estimates(self, first: int, last: int) -> list[float]:
         """Relative cost of the widths first ... last, never falling with width."""
         estimates = self._estimates  # which another thread may replace
         if len(estimates) <= last:
-            expected, factors = self._up_to(last), {bucket: math.exp(c) for bucket, c in self._correction.items()}
-            estimates = self._estimates = list(accumulate((expected[w] * factors.get(_bucket(w), 1.0) for w in range(last + 1)), max))
+            one, expected, factors = self._costs[0], self._up_to(last), {bucket: math.exp(c) for bucket, c in self._correction.items()}
+            estimates = self._estimates = list(accumulate((one * (expected[w] / one) ** self._slope * factors.get(_bucket(w), 1.0) for w in range(last + 1)), max))
         return estimates[first : last + 1]
 
     def seconds(self, first: int, last: int) -> list[float]:

@@ -44,6 +44,20 @@ def test_passes_correct_the_expectation_and_a_slow_machine_changes_nothing():
     assert eight / one == pytest.approx(2.0, rel=0.02)
 
 
+def test_narrow_passes_correct_a_measurement_that_was_disturbed():
+    """Measured beside something else: width 16 seems to cost ten times a token. Passes over 1 to 4 tokens say otherwise."""
+    cost = StepCost({1: 1.0, 4: 2.2, 16: 10.0})
+    for _ in range(100):
+        for width in (1, 2, 3, 4):
+            cost.record(width, 1.0 + 0.03 * (width - 1))
+    one, *_, sixteen = cost.estimates(1, 16)
+    assert 1.2 < sixteen / one < 2.5
+    for _ in range(600):
+        cost.record(1, 1.0)  # which alone says nothing of the slope
+    one, *_, sixteen = cost.estimates(1, 16)
+    assert sixteen / one == pytest.approx(10, rel=0.05)
+
+
 def test_seconds_follow_the_pace():
     cost = StepCost({1: 1.0, 8: 2.0})
     for _ in range(100):
