@@ -122,4 +122,4 @@ class Plan:
 
     def learn(self, row: int, draft: Draft, accepted: int) -> None:
         """What became of the draft of a row."""
-        self.acceptances[row].learn(float(draft.scores.sum()) if len(draft) else 0.0, draft.depth, accepted)
+        self.acceptances[row].learn(sum(draft.scores.tolist()), draft.depth, accepted)

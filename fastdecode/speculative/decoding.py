@@ -242,7 +242,7 @@ class Decoding:
         if hidden is None:
             return [None] * len(kept)
         first, states = [0, *accumulate(tree.arrays["num_nodes"].tolist())], hidden.numpy()
-        return [torch.from_numpy(states[:, [first[b] + node for node in k.path[: len(tokens)]]]) for b, (k, tokens) in enumerate(zip(kept, emitted))]
+        return [torch.from_numpy(states.take([first[b] + node for node in k.path[: len(tokens)]], 1)) for b, (k, tokens) in enumerate(zip(kept, emitted))]
 
     def _observe(self, rows: Sequence[int], emitted: Sequence[list[int]], hidden: Sequence[torch.Tensor | None]) -> None:
         for row, tokens, states in zip(rows, emitted, hidden):

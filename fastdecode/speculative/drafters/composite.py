@@ -33,6 +33,7 @@ class CompositeDrafter:
         if alone:
             raise ValueError(f"drafters holds {alone[0]!r} with layer='auto', which watches whole passes of the model and must draft alone; give early_exit a layer, or leave the others out")
         self.drafters = list(drafters)
+        self.order = sorted(range(len(self.drafters)), key=lambda i: _judges(self.drafters[i]))  # these hear what the others have found
         self.name = "+".join(d.name for d in self.drafters)
 
     def pair(self, target) -> None:
@@ -45,7 +46,7 @@ class CompositeDrafter:
         return tuple(sorted({tap for d in self.drafters for tap in getattr(d, "taps", ())}))
 
     def level_seconds(self) -> float:
-        judges = [d for d in self.drafters if getattr(d, "judges_levels", False)]
+        judges = [d for d in self.drafters if _judges(d)]
         return max((d.level_seconds() for d in judges or self.drafters if hasattr(d, "level_seconds")), default=0.0)
 
     def read(self, state, row: int, hidden) -> None:
@@ -77,15 +78,15 @@ class CompositeDrafter:
 
     @property
     def judges_levels(self) -> bool:
-        return any(getattr(d, "judges_levels", False) for d in self.drafters)
+        return any(map(_judges, self.drafters))
 
     def propose(self, state, rows: Sequence[int], budgets: Sequence[Budget]) -> list[Draft]:
         proposals: list[list[Draft]] = [[] for _ in rows]
-        for d, s in sorted(zip(self.drafters, state.members), key=lambda pair: getattr(pair[0], "judges_levels", False)):
-            judges = getattr(d, "judges_levels", False)
+        for i in self.order:
+            judges = _judges(self.drafters[i])
             if judges:
                 budgets = [_told(b, drafts, state.acceptances[r]) for r, b, drafts in zip(rows, budgets, proposals)]
-            for r, drafts, proposal in zip(rows, proposals, d.propose(s, rows, budgets)):
+            for r, drafts, proposal in zip(rows, proposals, self.drafters[i].propose(state.members[i], rows, budgets)):
                 if judges:
                     known = set().union(*map(_first_tokens, drafts))
                     state.alone[r] = {token: score for token, score in _first_tokens(proposal).items() if token not in known}
@@ -107,6 +108,10 @@ class CompositeDrafter:
     def end(self, state, row: int) -> None:
         for d, s in zip(self.drafters, state.members):
             d.end(s, row)
+
+
+def _judges(drafter: Drafter) -> bool:
+    return getattr(drafter, "judges_levels", False)
 
 
 def _told(budget: Budget, drafts: Sequence[Draft], acceptance: Acceptance) -> Budget:
