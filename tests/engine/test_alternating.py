@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from fastdecode import SpeculativeGenerator
+from fastdecode.speculative.acceptance import Acceptance
 from fastdecode.speculative.drafters import AlternatingDrafter, EarlyExitDrafter, PromptLookupDrafter, SuffixDrafter, make_drafter
-from fastdecode.speculative.drafters.alternating import Record
 from fastdecode.speculative.exit_layers import Exit
 from fastdecode.targets.hf import HFTarget
 from fastdecode.targets.native import NativeTarget
@@ -61,13 +61,13 @@ def test_whoever_promises_more_drafts(model):
 
 
 def test_promises_of_the_text_that_are_not_kept_count_less():
-    record = Record()
+    acceptance = Acceptance()
     for _ in range(30):
-        record.learn(3.0, 0)
-    assert record.kept / record.promised < 0.05
+        acceptance.learn(3.0, 3, 0)
+    assert acceptance.calibration < 0.05
     for _ in range(100):
-        record.learn(3.0, 3)
-    assert record.kept / record.promised > 0.9
+        acceptance.learn(3.0, 3, 3)
+    assert acceptance.calibration > 0.9
 
 
 def test_layers_are_found_where_the_text_has_nothing_to_say(model):
