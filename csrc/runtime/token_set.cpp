@@ -7,6 +7,7 @@
 namespace fastdecode {
 
 void TokenSet::open(int32_t row, int32_t first, int32_t slots, int64_t count) {
+  if (first < 0) throw std::invalid_argument("row " + std::to_string(row) + " has length " + std::to_string(first) + "; pass the number of its committed tokens, 0 or more");
   rows.push_back(row);
   first_slot.push_back(first);
   slot_count.push_back(slots);

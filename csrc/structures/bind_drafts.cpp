@@ -76,6 +76,9 @@ std::vector<std::pair<std::vector<int32_t>, int32_t>> follow_trees(const Ids& to
   if (tokens.ndim() != 2 || !tokens.size() || first_child.size() != tokens.size() || next_sibling.size() != tokens.size() || choice.size() != tokens.size())
     throw std::invalid_argument("tokens, first_child, next_sibling and choice must be [B, N] with N > 0");
   const int64_t batch = tokens.shape(0), nodes = tokens.shape(1);
+  for (int64_t i = 0; i < batch * nodes; ++i)  // links lead to later nodes, so that every walk ends
+    for (const int32_t link : {first_child.data()[i], next_sibling.data()[i]})
+      if (link != -1 && (link <= i % nodes || link >= nodes)) throw std::invalid_argument("node " + std::to_string(i % nodes) + " of row " + std::to_string(i / nodes) + " is linked to " + std::to_string(link) + ", which is neither -1 nor a later node; pass the arrays of a DraftTree");
   std::vector<int32_t> path(batch * nodes), lengths(batch), next(batch);
   verify_tree_greedy({tokens.data(), first_child.data(), next_sibling.data(), choice.data(), batch, nodes, path.data(), lengths.data(), next.data()});
   std::vector<std::pair<std::vector<int32_t>, int32_t>> kept;

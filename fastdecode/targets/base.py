@@ -23,7 +23,7 @@ class TargetState(Protocol):
 
     Attributes:
         taps: layers before which a pass keeps hidden states (see `TargetModel.new_state`).
-        hidden: float32 [taps, M, width], those of the last pass, for the M nodes of all trees without padding.
+        hidden: float32 [taps, M, width] on the CPU, those of the last pass, for the M nodes of all trees without padding.
     """
 
     lengths: list[int]

@@ -176,6 +176,10 @@ def test_following_trees_is_greedy_verification():
         assert kept == [(p[: n + 1], t) for p, n, t in zip(path, length, next_token)]
     with pytest.raises(ValueError, match=r"must be \[B, N\] with N > 0"):
         _C.follow_trees(*[np.zeros((1, 3), np.int32)] * 3, np.zeros((1, 2), np.int32))
+    none, tokens = np.full((1, 2), -1, np.int32), np.array([[1, 2]], np.int32)
+    for link in (0, 2, -2):
+        with pytest.raises(ValueError, match=f"node 0 of row 0 is linked to {link}, which is neither -1 nor a later node"):
+            _C.follow_trees(tokens, np.array([[link, -1]], np.int32), none, tokens)
 
 
 def test_extent_of_a_draft():

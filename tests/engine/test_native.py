@@ -430,6 +430,8 @@ def test_wrong_calls_into_the_runtime():
         transformer.forward(cache, chain(1, 1))
     with pytest.raises(ValueError, match="weights='int3' is unknown"):
         _C.PackedMatrix("int3", 16, 16)
+    with pytest.raises(ValueError, match="row 0 has length -3; pass the number of its committed tokens"):
+        _C.TokenSet().add_chain(0, -3, [1])
     with pytest.raises(ValueError, match=r"parents\[1\] = 1 is not -1 or a node before it"):
         _C.TokenSet().add_trees([0], [0], ids(1, 2), ids(-1, 1), ids(2))
     with pytest.raises(ValueError, match=r"counts\[0\] = 3 is not in 0 .. 2"):
