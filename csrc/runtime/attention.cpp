@@ -77,7 +77,9 @@ void attend(const AttentionArgs& a, const AttentionTask& task, float* scratch) {
   const int64_t group = a.shape.group(), rows = (task.end - task.begin) * group, dim = a.shape.dim, ld = a.plan.ld, start = task.split * kSplit;
   const int64_t element = bytes_of(a.kernels.element), row = set.rows[task.sequence];
   const char *keys = a.cache.keys(row, a.layer, task.head), *values = a.cache.values(row, a.layer, task.head);
-  float *scores = scratch, *sums = scratch + a.plan.rows * ld;
+  float* scores = scratch;
+  const int64_t ld_parts = a.plan.splits * a.shape.part();
+  float* parts = a.parts + (task.head * set.size() + task.begin) * group * ld_parts + task.split * a.shape.part();
 
   int64_t low = kSplit, dense = 0, high = 0;  // that any token needs
   bool tails = false;
@@ -105,7 +107,7 @@ void attend(const AttentionArgs& a, const AttentionTask& task, float* scratch) {
     dot.out = scores + kSplit;
     a.kernels.gemm(dot);
   }
-  std::fill(sums, sums + rows * dim, 0.0f);
+  for (int64_t r = 0; r < rows; ++r) std::fill(parts + r * ld_parts, parts + r * ld_parts + dim, 0.0f);
 
   // The values are asked for while the scores become weights, which needs no memory.
   const char* const first_value = values + (start + low) * dim * element;
@@ -122,14 +124,14 @@ void attend(const AttentionArgs& a, const AttentionTask& task, float* scratch) {
     }
     const int64_t tail = set.tail_begin[m] + (start + range.dense - set.dense_end[m]), tail_size = range.high - range.dense;
     for (int64_t i = 0; i < tail_size; ++i) s[range.dense + i] = s[kSplit + set.tail[tail + i] - new_slots];
-    float* part = a.parts + ((m * a.shape.heads + task.head * group + r % group) * a.plan.splits + task.split) * a.shape.part();
+    float* part = parts + r * ld_parts;
     part[dim + 1] = a.kernels.softmax(s, low, range.low, range.high, high, part + dim);
     if (tail_size == 0) continue;
     const int64_t from = tail_step(range, a.kernels);
     std::copy(s + from, s + range.high, s + kSplit);
     std::fill(s + from, s + range.high, 0.0f);
   }
-  if (dense > low) a.kernels.weigh({scores, ld, values + start * dim * element, nullptr, dim, rows, low, dense, sums});
+  if (dense > low) a.kernels.weigh({scores, ld, values + start * dim * element, nullptr, dim, rows, low, dense, parts, ld_parts});
 
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t m = task.begin + r / group;
@@ -142,12 +144,9 @@ void attend(const AttentionArgs& a, const AttentionTask& task, float* scratch) {
       int32_t slots[kSplit];
       std::iota(slots, slots + count, int32_t(start + from));
       std::copy(tail, tail + (range.high - range.dense), slots + count);
-      a.kernels.weigh({scores + r * ld + kSplit, ld, values, slots, dim, 1, 0, range.high - from, sums + r * dim});
+      a.kernels.weigh({scores + r * ld + kSplit, ld, values, slots, dim, 1, 0, range.high - from, parts + r * ld_parts, ld_parts});
     }
-    const int64_t head = task.head * group + r % group;
-    float* part = a.parts + ((m * a.shape.heads + head) * a.plan.splits + task.split) * a.shape.part();
-    std::copy(sums + r * dim, sums + (r + 1) * dim, part);
-    if (a.out) a.kernels.merge(part, a.shape.part(), 1, dim, a.out + (m * a.ld_out + head * dim) * element);
+    if (a.out) a.kernels.merge(parts + r * ld_parts, a.shape.part(), 1, dim, a.out + (m * a.ld_out + (task.head * group + r % group) * dim) * element);
   }
 }
 

@@ -25,7 +25,7 @@ struct AttentionPlan {
   std::vector<AttentionTask> tasks;
   int64_t splits = 1;          // more than one: partial results have to be merged
   int64_t rows = 0, ld = 0;    // largest score tile of a task
-  int64_t scratch_floats(int64_t dim) const { return rows * (ld + dim); }
+  int64_t scratch_floats() const { return rows * ld; }
 };
 
 // Results do not depend on the number of members that will share out the tasks.
@@ -39,7 +39,7 @@ struct AttentionArgs {
   const StepKernels& kernels;
   int64_t layer, depth;
   const char* queries;  // elements [kv_heads, M, group, depth], scaled
-  float* parts;         // [M, heads, splits, part()]
+  float* parts;         // [kv_heads, M, group, splits, part()]
   char* out;            // elements [M, ld_out] of the finished rows when there is one split; null: merge the parts later
   int64_t ld_out;
   WeightStream& stream;  // of the member, which asks for weights meanwhile

@@ -128,8 +128,8 @@ void bind_runtime(py::module_& m) {
 
   py::class_<PackedMatrix>(m, "PackedMatrix")
       .def(py::init([](const std::string& element, int64_t outputs, int64_t inputs) { return PackedMatrix(element_of(element), outputs, inputs); }))
-      .def("pack", [](PackedMatrix& w, uintptr_t rows, int dtype, int64_t count, int64_t first, int part) { w.pack(pointer(rows), dtype, count, {first, part}); }, Unlocked())
-      .def("set_bias", [](PackedMatrix& w, uintptr_t bias, int dtype, int64_t count, int64_t first, int part) { w.set_bias(pointer(bias), dtype, count, {first, part}); })
+      .def("pack", [](PackedMatrix& w, uintptr_t rows, int dtype, int64_t count, int64_t first, int64_t block, int64_t period) { w.pack(pointer(rows), dtype, count, {first, block, period}); }, Unlocked())
+      .def("set_bias", [](PackedMatrix& w, uintptr_t bias, int dtype, int64_t count, int64_t first, int64_t block, int64_t period) { w.set_bias(pointer(bias), dtype, count, {first, block, period}); })
       .def_property_readonly("nbytes", &PackedMatrix::bytes);
 
   py::class_<Layer>(m, "Layer")

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
+#include <string>
 
 #include "ops/cpu/convert.h"
 #include "runtime/parallel.h"
@@ -48,7 +50,13 @@ void PackedMatrix::pack_row(const void* row, int dtype, int64_t column) {
   }
 }
 
+void PackedMatrix::check_place(const Place& place, int64_t count) const {
+  if (place.first < 0 || place.block <= 0 || place.period < place.block || count < 0 || (count > 0 && place.column(count - 1) >= panels_ * kPanel))
+    throw std::invalid_argument(std::to_string(count) + " rows in blocks of " + std::to_string(place.block) + " every " + std::to_string(place.period) + " columns from " + std::to_string(place.first) + " on do not fit into the " + std::to_string(panels_ * kPanel) + " of the packed matrix");
+}
+
 void PackedMatrix::pack(const void* rows, int dtype, int64_t count, Place place) {
+  check_place(place, count);
   const int64_t row_bytes = inputs_ * fastdecode::bytes_of(dtype);
   parallel_for(count, kPanel, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) pack_row(static_cast<const char*>(rows) + i * row_bytes, dtype, place.column(i));
@@ -56,6 +64,7 @@ void PackedMatrix::pack(const void* rows, int dtype, int64_t count, Place place)
 }
 
 void PackedMatrix::set_bias(const void* bias, int dtype, int64_t count, Place place) {
+  check_place(place, count);
   bias_.resize(panels_ * kPanel);
   for (int64_t i = 0; i < count; ++i) bias_[place.column(i)] = fastdecode::element(bias, dtype, i);
 }

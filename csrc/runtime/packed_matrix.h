@@ -16,12 +16,11 @@ class PackedMatrix {
   // `outputs` columns (padded to panels) over `inputs` depth indices (padded to kDepth), all zero.
   PackedMatrix(Element element, int64_t outputs, int64_t inputs);
 
-  // Where row i of a checkpoint matrix goes: column first + i, or, when two matrices alternate by panels (gate and up), the
-  // i-th column of the even (part 0) or odd panels (part 1).
+  // Where row i of a checkpoint matrix goes. Matrices alternate in blocks of rows: those of one take `block` columns from `first` on,
+  // and again every `period` columns.
   struct Place {
-    int64_t first = 0;
-    int part = -1;
-    int64_t column(int64_t i) const { return part < 0 ? first + i : (i / kPanel * 2 + part) * kPanel + i % kPanel; }
+    int64_t first, block, period;
+    int64_t column(int64_t i) const { return first + i / block * period + i % block; }
   };
   // Copies rows of length inputs() from a row-major checkpoint matrix of a dtype of dtype.h. As int8 each row has its own scale,
   // its largest absolute weight / 127.
@@ -43,6 +42,7 @@ class PackedMatrix {
   T* panel(int64_t column) const;                    // of 16 columns; [column, k] is element index(column, k) of it
   int64_t index(int64_t column, int64_t k) const;
   float* scale(int64_t column) const;                // int8 only
+  void check_place(const Place& place, int64_t count) const;
   void pack_row(const void* row, int dtype, int64_t column);
 
   Element element_ = Element::f32;

@@ -20,7 +20,7 @@ struct Member {
   template <class F>
   void ranges(int64_t n, const F& work) {
     while (const Items items = team.take(index, n)) work(items.begin, items.end);
-    team.sync();
+    team.sync(index);
   }
 
   // The same item by item.
@@ -85,7 +85,10 @@ class Step {
   char* input(int64_t m) { return space().inputs.at(m * stride(ld_)); }
   char* wide_input(int64_t m, int64_t depth) { return space().wide_inputs.at(m * stride(depth)); }
   char* attended_input(int64_t m) { return bytes_ ? space().attended_inputs.at(m * stride(ld_heads_)) : space().attended.at(m * ld_heads_ * cache_bytes_); }
-  float* part(int64_t m, int64_t head, const AttentionPlan& plan, int64_t size) { return space().parts.at<float>((m * c_.heads + head) * plan.splits * size); }
+  float* part(int64_t m, int64_t head, const AttentionPlan& plan, int64_t size) {
+    const int64_t group = c_.heads / c_.kv_heads;
+    return space().parts.at<float>(((head / group * m_ + m) * group + head % group) * plan.splits * size);
+  }
 
   // Panels go in pairs, gate and up.
   static int64_t pairs(const PackedMatrix& w) { return (w.panels() + 1) / 2; }
@@ -133,7 +136,7 @@ class Step {
       std::swap(space().hidden, space().mixed);
       m_ = last_.size();
     }
-    self.team.sync();
+    self.team.sync(self.index);
   }
 
   // Where token m of the set stands after that; -1: nowhere.
@@ -248,7 +251,7 @@ class Step {
   // The queries that share key/value head h, rotated and scaled, so that weights are powers of two; key and value into their slot.
   void rotate_and_store(Member& self, const Layer& layer, int64_t index, int64_t m, int64_t h) {
     const int64_t group = c_.heads / c_.kv_heads;
-    float *q = qkv(m) + h * group * c_.dim, *k = qkv(m) + (c_.heads + h) * c_.dim, *v = k + c_.kv_heads * c_.dim;
+    float *q = qkv(m) + h * (group + 2) * c_.dim, *k = q + group * c_.dim, *v = k + c_.dim;
     const int64_t own = place(m);
     char* queries = space().queries.at((h * m_ + own) * group * depth_ * cache_bytes_);
     for (int64_t g = 0; g < group && own >= 0; ++g) {
@@ -304,9 +307,9 @@ class Step {
     int64_t parts = 0;
     for (const AttentionPlan& plan : plans_) {
       parts = std::max(parts, m_ * c_.heads * plan.splits * (c_.dim + kPanel));
-      scratch_ = std::max(scratch_, round_up(plan.scratch_floats(c_.dim), 64));
+      scratch_ = std::max(scratch_, round_up(plan.scratch_floats(), 64));
     }
-    if (narrows_) scratch_ = std::max(scratch_, round_up(last_plan_.scratch_floats(c_.dim), 64));
+    if (narrows_) scratch_ = std::max(scratch_, round_up(last_plan_.scratch_floats(), 64));
     if (int(s.streams.size()) < num_threads()) s.streams.resize(num_threads());
     s.hidden.reserve(m_ * ld_ * 4);
     s.mixed.reserve(m_ * ld_ * 4);

@@ -70,8 +70,9 @@ struct WeightedValues {
   int64_t ldp;
   const void* v;
   const int32_t* slots;           // of the keys; null: j itself
-  int64_t dim, rows, begin, end;  // dim: row length of v and out, a multiple of 16
+  int64_t dim, rows, begin, end;  // dim: row length of v, a multiple of 16
   float* out;
+  int64_t ldo;
 };
 
 struct StepKernels {

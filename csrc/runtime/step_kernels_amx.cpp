@@ -32,6 +32,7 @@ static void tile_weigh(const WeightedValues& w);
 #define FD_BF16_WEIGH tile_weigh, 32
 #include "runtime/step_kernels_body.h"
 #include "runtime/step_tile_order.h"
+#include "runtime/step_value_pairs.h"
 
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
@@ -228,24 +229,12 @@ static void tile_gemm(const PanelGemm& g) {
 
 static void byte_tile_gemm(const PanelGemm& g) { g.rows <= Shape<int8_t>::rows ? gemm<int8_t>(g) : TileProduct<ByteTiles>(g).run(); }
 
-static const int64_t kFewQueries = 8;                     // that are not worth laying out values for tiles
-static const int64_t kKeys = 4 * kStep, kMostDims = 512;  // of values that are laid out at a time
-
-// Values of the keys [start, start + kKeys), of them `count`, as tiles of 16 pairs of keys and 16 dimensions: [kKeys / 32][dim / 16].
-static void pair_values(const WeightedValues& w, int64_t start, int64_t count, uint16_t* tiles) {
-  const uint16_t* v = static_cast<const uint16_t*>(w.v) + start * w.dim;
-  for (int64_t j = 0; j < (count + kStep - 1) / kStep * kStep; j += 2)
-    for (int64_t c = 0; c < w.dim; c += kPanel) {
-      const auto words = [&](int64_t key) { return key < count ? _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + key * w.dim + c))) : _mm512_setzero_si512(); };
-      uint16_t* tile = tiles + (j / kStep * (w.dim / kPanel) + c / kPanel) * kStep * kPanel;
-      _mm512_store_si512(tile + j % kStep * kPanel, _mm512_or_si512(words(j), _mm512_slli_epi32(words(j + 1), 16)));
-    }
-}
+static const int64_t kFewQueries = 8;  // that are not worth laying out values for tiles
 
 // out[rows, P panels] += p[rows, steps * 32] times values.
 template <int P>
-static void tile_weights(const uint16_t* p, const uint16_t* values, int64_t steps, int64_t dim, float* out) {
-  const int64_t ld = dim * 4;
+static void tile_weights(const uint16_t* p, const uint16_t* values, int64_t steps, int64_t dim, float* out, int64_t ldo) {
+  const int64_t ld = ldo * 4;
   FD_TILE_LOAD(0, out, ld);
   if (P > 1) FD_TILE_LOAD(1, out + kTile, ld);
   if (P > 2) FD_TILE_LOAD(2, out + 2 * kTile, ld);
@@ -283,7 +272,7 @@ static void weigh_many(const WeightedValues& w) {
       int64_t panel = 0;
       const int64_t panels = w.dim / kPanel;
       const auto columns = [&](auto weights, int64_t wide) {
-        for (; panel + wide <= panels; panel += wide) weights(p[0], values + panel * kStep * kPanel, steps, w.dim, w.out + row * w.dim + panel * kPanel);
+        for (; panel + wide <= panels; panel += wide) weights(p[0], values + panel * kStep * kPanel, steps, w.dim, w.out + row * w.ldo + panel * kPanel, w.ldo);
       };
       columns(tile_weights<4>, 4);
       columns(tile_weights<2>, 2);

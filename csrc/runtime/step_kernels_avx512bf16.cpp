@@ -2,6 +2,7 @@
 #include "runtime/step_bytes_vnni.h"
 #include "runtime/step_elements_avx512.h"
 #include "runtime/step_pairs_bf16.h"
+#include "runtime/step_weigh_bf16.h"
 
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
@@ -24,4 +25,5 @@ struct Shape<int8_t> {
 }  // namespace FD_SIMD_NAMESPACE
 }  // namespace fastdecode
 
+#define FD_BF16_WEIGH weigh_pairs, 2
 #include "runtime/step_kernels_body.h"

@@ -99,11 +99,15 @@ static void convert(const float* x, int64_t n, float scale, void* out) {
 
 // s[low, high) <- 2^(s - max); the rest of [begin, end) <- 0 (begin and end are multiples of 16). Returns max; *sum: of the results.
 static float softmax(float* s, int64_t begin, int64_t low, int64_t high, int64_t end, float* sum) {
-  for (int64_t j = begin; j < low; ++j) s[j] = -INFINITY;
-  for (int64_t j = high; j < end; ++j) s[j] = -INFINITY;
-  F most = set1(-INFINITY), other = most, total = set1(0);
+  const F none = set1(-INFINITY);
   int64_t j = begin;
-  for (; j + 2 * kLanes <= end; j += 2 * kLanes) {
+  for (; j + kLanes <= low; j += kLanes) store(s + j, none);
+  if (j < low) store(s + j, select((1u << (low - j)) - 1, none, load(s + j)));
+  j = high / kLanes * kLanes;
+  if (j < high) store(s + j, select((1u << (high - j)) - 1, load(s + j), none)), j += kLanes;
+  for (; j < end; j += kLanes) store(s + j, none);
+  F most = none, other = none, total = set1(0);
+  for (j = begin; j + 2 * kLanes <= end; j += 2 * kLanes) {
     most = max(load(s + j), most);
     other = max(load(s + j + kLanes), other);
   }
@@ -123,7 +127,7 @@ static void weigh_rows(const WeightedValues& w, int64_t row, int64_t column) {
   const int vectors = C * kVectors;
   F acc[R][vectors];
   for (int r = 0; r < R; ++r)
-    for (int v = 0; v < vectors; ++v) acc[r][v] = load(w.out + (row + r) * w.dim + column + v * kLanes);
+    for (int v = 0; v < vectors; ++v) acc[r][v] = load(w.out + (row + r) * w.ldo + column + v * kLanes);
   for (int64_t j = w.begin; j < w.end; ++j) {
     F values[vectors];
     const T* value = static_cast<const T*>(w.v) + (w.slots ? w.slots[j] : j) * w.dim + column;
@@ -135,7 +139,7 @@ static void weigh_rows(const WeightedValues& w, int64_t row, int64_t column) {
     }
   }
   for (int r = 0; r < R; ++r)
-    for (int v = 0; v < vectors; ++v) store(w.out + (row + r) * w.dim + column + v * kLanes, acc[r][v]);
+    for (int v = 0; v < vectors; ++v) store(w.out + (row + r) * w.ldo + column + v * kLanes, acc[r][v]);
 }
 
 template <class T, int R, int C>
@@ -189,6 +193,8 @@ static void merge(float* parts, int64_t stride, int64_t count, int64_t dim, void
 #if !defined(FD_BF16_GEMM)
 #define FD_BF16_GEMM gemm<uint16_t>
 #define FD_BYTE_GEMM gemm<int8_t>
+#endif
+#if !defined(FD_BF16_WEIGH)
 #define FD_BF16_WEIGH weigh<uint16_t>, 1
 #endif
 extern const StepKernels f32_kernels, bf16_kernels, i8_kernels;

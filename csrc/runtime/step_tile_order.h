@@ -119,7 +119,7 @@ __attribute__((noinline)) static void weigh_in_tile_order(const WeightedValues& 
     if (j < count) key(j, sums[0]);
     for (int r = 0; r < R; ++r)
       for (int c = 0; c < C; ++c) {
-        float* out = w.out + (row + r) * w.dim + column + c * kPanel;
+        float* out = w.out + (row + r) * w.ldo + column + c * kPanel;
         store(out, add(load(out), add(sums[0][r][c], sums[1][r][c])));
       }
   }

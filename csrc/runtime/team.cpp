@@ -62,10 +62,11 @@ inline void relax() {
 }  // namespace
 
 Items Team::take(int member, int64_t n) {
+  const uint32_t phase = places_[member].phase.load(std::memory_order_relaxed);
   for (int i = 0; i < size_; ++i) {
     const int owner = (member + i) % size_;
     const Items all = share(owner, n);
-    std::atomic<uint64_t>& counts = taken_[owner].counts;
+    std::atomic<uint64_t>& counts = places_[owner].counts[phase % 2];
     uint64_t before = counts.load(std::memory_order_relaxed);
     while (true) {
       const Items left{all.begin + int64_t(before & 0xFFFFFFFF), all.end - int64_t(before >> 32)};
@@ -78,31 +79,27 @@ Items Team::take(int member, int64_t n) {
   return {0, 0};
 }
 
-void Team::release_items() {
-  for (Taken& taken : taken_) taken.counts.store(0, std::memory_order_relaxed);
+void Team::sync(int member) {
+  Place& own = places_[member];
+  const uint32_t phase = own.phase.load(std::memory_order_relaxed);
+  own.counts[(phase + 1) % 2].store(0, std::memory_order_relaxed);  // last used in the phase before this one, which all have left
+  own.phase.store(phase + 1, std::memory_order_seq_cst);
+  if (sleepers_.load(std::memory_order_seq_cst) != 0) {
+    { std::lock_guard<std::mutex> lock(mutex_); }
+    wake_.notify_all();
+  }
+  for (int i = 1; i < size_; ++i) wait(places_[(member + i) % size_], phase);
 }
 
-void Team::sync() {
-  if (size_ == 1) return release_items();
-  const uint32_t phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < size_) return wait(phase);
-  arrived_.store(0, std::memory_order_relaxed);
-  release_items();
-  phase_.store(phase + 1, std::memory_order_seq_cst);
-  if (sleepers_.load(std::memory_order_seq_cst) == 0) return;
-  { std::lock_guard<std::mutex> lock(mutex_); }
-  wake_.notify_all();
-}
-
-void Team::wait(uint32_t phase) {
+void Team::wait(const Place& other, uint32_t phase) {
   for (int i = 0; i < kSpins; ++i) {
-    if (phase_.load(std::memory_order_acquire) != phase) return;
+    if (other.phase.load(std::memory_order_acquire) != phase) return;
     relax();
   }
   const auto start = Clock::now();
   std::unique_lock<std::mutex> lock(mutex_);
   sleepers_.fetch_add(1, std::memory_order_seq_cst);
-  wake_.wait(lock, [&] { return phase_.load(std::memory_order_seq_cst) != phase; });
+  wake_.wait(lock, [&] { return other.phase.load(std::memory_order_seq_cst) != phase; });
   sleepers_.fetch_sub(1, std::memory_order_relaxed);
   slept_.fetch_add((Clock::now() - start).count(), std::memory_order_relaxed);
 }

@@ -18,34 +18,32 @@ struct Items {
 // or loses its core, holds up little. At the barrier they spin briefly and then sleep, so that another process gets the core.
 class Team {
  public:
-  explicit Team(int size) : size_(size), taken_(size) {}
+  explicit Team(int size) : size_(size), places_(size) {}
   int size() const { return size_; }
 
   // The share of a member of n items.
   Items share(int member, int64_t n) const { return {n * member / size_, n * (member + 1) / size_}; }
 
-  // Unclaimed items of the phase, none when all are claimed: half of what is left of the member's own share, from the front, or
-  // of another's, from the back.
+  // Unclaimed items of the phase, none when all are claimed: three quarters of what is left of the member's own share, from the
+  // front, or of another's, from the back.
   Items take(int member, int64_t n);
 
-  // Ends a phase: returns when every member is here; all items are unclaimed again.
-  void sync();
+  // Ends a phase for this member: returns when every other one is here; the items of the next phase are unclaimed.
+  void sync(int member);
 
   // Seconds that members have slept at barriers, all together.
   double slept() const { return double(slept_.load(std::memory_order_relaxed)) * 1e-9; }
 
  private:
-  void wait(uint32_t phase);
-  void release_items();
-
-  struct alignas(64) Taken {
-    std::atomic<uint64_t> counts{0};  // items from the front, and 2^32 times those from the back
+  // What others must see of a member, in a line of its own: phases often last less than a line takes from core to core.
+  struct alignas(64) Place {
+    std::atomic<uint32_t> phase{0};       // that the member is in
+    std::atomic<uint64_t> counts[2] = {};  // claimed of its share, in even and in odd phases: from the front, and 2^32 times from the back
   };
+  void wait(const Place& other, uint32_t phase);
 
   const int size_;
-  std::vector<Taken> taken_;  // of each share
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<uint32_t> phase_{0};
+  std::vector<Place> places_;
   std::atomic<int> sleepers_{0};
   std::atomic<int64_t> slept_{0};  // nanoseconds
   std::mutex mutex_;

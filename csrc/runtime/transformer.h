@@ -29,6 +29,8 @@ struct Rotary {
 };
 
 struct Layer {
+  // qkv: for every key/value head the queries that share it, its key and its value, so that one thread makes what one thread needs
+  // next. gate_up: alternating panels.
   PackedMatrix qkv, out, gate_up, down;
   // Weights of norms, padded to a multiple of 16 with zeros; empty where a family has none.
   std::vector<float> attention_norm, query_norm, key_norm, after_attention_norm, mlp_norm, after_mlp_norm;

@@ -23,7 +23,7 @@ from fastdecode.errors import UnsupportedModelError
 from fastdecode.ops._dispatch import DTYPE_CODES
 from fastdecode.targets.base import TargetModel
 from fastdecode.targets.native import NativeTarget
-from fastdecode.targets.packing import ACTIVATIONS, pack_matrix
+from fastdecode.targets.packing import ACTIVATIONS, GATED_BLOCKS, attention_blocks, pack_matrix
 
 
 class EagleHead:
@@ -98,6 +98,8 @@ class EagleHead:
         if self.width != hidden:
             raise ValueError(f"hidden_size={self.width} of the head is not the target's {hidden}; the head belongs to another model")
         c, pair = self.config, 2 if self.fuses else 1
+        if c.num_key_value_heads < 1 or c.num_attention_heads % c.num_key_value_heads:
+            raise ValueError(f"num_attention_heads={c.num_attention_heads} of the head is not a multiple of num_key_value_heads={c.num_key_value_heads}")
         dim = c.head_dim or self.width // c.num_attention_heads
         shapes = {
             "fc.weight": (self.width, (len(self.taps) if self.fuses else 2) * self.width),
@@ -129,12 +131,14 @@ class EagleHead:
         )  # fmt: skip
         rotary = LlamaRotaryEmbedding(c)
         head.add_rotary(rotary.inv_freq.float().tolist(), float(rotary.attention_scaling))
-        part = lambda *names: pack_matrix([tensors[f"layers.0.{name}.weight"] for name in names], element, [tensors.get(f"layers.0.{name}.bias") for name in names], alternate=names[0] == "mlp.gate_proj")
+        part = lambda names, blocks=(): pack_matrix([tensors[f"layers.0.{name}.weight"] for name in names], element, [tensors.get(f"layers.0.{name}.bias") for name in names], blocks)
         layer = _C.Layer()
         layer.rotary = 0
         layer.window = self._window()
-        for slot, names in {"qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "out": ("self_attn.o_proj",), "gate_up": ("mlp.gate_proj", "mlp.up_proj"), "down": ("mlp.down_proj",)}.items():
-            layer.set_matrix(slot, part(*names))
+        layer.set_matrix("qkv", part(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), attention_blocks(c.num_attention_heads, c.num_key_value_heads, dim)))
+        layer.set_matrix("out", part(("self_attn.o_proj",)))
+        layer.set_matrix("gate_up", part(("mlp.gate_proj", "mlp.up_proj"), GATED_BLOCKS))
+        layer.set_matrix("down", part(("mlp.down_proj",)))
         norms = {"mlp": "post_attention_layernorm"} | ({"token": "input_layernorm", "attention": "hidden_norm"} if self.fuses else {})
         for slot, name in norms.items():
             layer.set_norm(slot, tensors[f"layers.0.{name}.weight"].float().tolist())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, Sequence
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from fastdecode import _C
 from fastdecode.errors import UnsupportedModelError
@@ -16,6 +16,7 @@ from fastdecode.targets.weights import CheckpointWeights, empty, filled
 
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu"}
 WEIGHTS = ("float32", "bfloat16", "int8")
+GATED_BLOCKS = (16, 16)  # columns of gate and up that the runtime multiplies with each other while it has both
 DYNAMIC_ROTARIES = {"dynamic", "longrope"}  # frequencies that change with the length of the text
 
 
@@ -108,7 +109,7 @@ def pack_model(model: PreTrainedModel, element: str, weights: CheckpointWeights 
         transformer.add_rotary(frequencies.float().tolist(), float(scale))
     for i, layer in enumerate(body.layers):
         with filled(layer, weights, f"model.layers.{i}"):
-            transformer.add_layer(_pack_layer(layer, family, element, list(tables)))
+            transformer.add_layer(_pack_layer(layer, config, family, element, list(tables)))
     with filled(body.norm, weights, "model.norm"):
         transformer.set_norm(_norm_weights(body.norm, family))
     tied = head.weight is body.embed_tokens.weight
@@ -126,12 +127,12 @@ def pack_model(model: PreTrainedModel, element: str, weights: CheckpointWeights 
     return transformer
 
 
-def _pack_layer(layer: nn.Module, family: Family, element: str, rotaries: list[str]) -> "_C.Layer":
+def _pack_layer(layer: nn.Module, config: PretrainedConfig, family: Family, element: str, rotaries: list[str]) -> "_C.Layer":
     attention, mlp = layer.self_attn, layer.mlp
     packed = _C.Layer()
-    packed.set_matrix("qkv", _pack_linear([attention.q_proj, attention.k_proj, attention.v_proj], element))
+    packed.set_matrix("qkv", _pack_linear([attention.q_proj, attention.k_proj, attention.v_proj], element, attention_blocks(config.num_attention_heads, config.num_key_value_heads, attention.head_dim)))
     packed.set_matrix("out", _pack_linear([attention.o_proj], element))
-    packed.set_matrix("gate_up", _pack_linear([mlp.gate_proj, mlp.up_proj], element, alternate=True))
+    packed.set_matrix("gate_up", _pack_linear([mlp.gate_proj, mlp.up_proj], element, GATED_BLOCKS))
     packed.set_matrix("down", _pack_linear([mlp.down_proj], element))
     for name, attribute in family.norms.items():
         packed.set_norm(name, _norm_weights(getattr(layer, attribute), family))
@@ -144,24 +145,28 @@ def _pack_layer(layer: nn.Module, family: Family, element: str, rotaries: list[s
     return packed
 
 
-def _pack_linear(linears: list[nn.Linear], element: str, alternate: bool = False) -> "_C.PackedMatrix":
-    biases = [linear.bias for linear in linears]
-    return pack_matrix([linear.weight for linear in linears], element, biases if any(b is not None for b in biases) else None, alternate)
+def _pack_linear(linears: list[nn.Linear], element: str, blocks: Sequence[int] = ()) -> "_C.PackedMatrix":
+    return pack_matrix([linear.weight for linear in linears], element, [linear.bias for linear in linears], blocks)
 
 
-def pack_matrix(weights: list[torch.Tensor], element: str, biases: list[torch.Tensor | None] | None = None, alternate: bool = False) -> "_C.PackedMatrix":
-    """One matrix from weights [outputs, inputs] of equal inputs: one behind the other, or alternating by panels."""
+def pack_matrix(weights: list[torch.Tensor], element: str, biases: Sequence[torch.Tensor | None] = (), blocks: Sequence[int] = ()) -> "_C.PackedMatrix":
+    """One matrix from weights [outputs, inputs] of equal inputs, which alternate in `blocks` of so many rows of each."""
     packed = _C.PackedMatrix(element, sum(w.shape[0] for w in weights), weights[0].shape[1])
-    first = 0
+    first, period = 0, sum(blocks or (w.shape[0] for w in weights))
     for i, weight in enumerate(weights):
-        place = (0, i) if alternate else (first, -1)
+        place = (first, blocks[i] if blocks else weight.shape[0], period)
         weight = weight.detach().contiguous()
         packed.pack(weight.data_ptr(), DTYPE_CODES[weight.dtype], weight.shape[0], *place)
         if biases and biases[i] is not None:
             bias = biases[i].detach().contiguous()
             packed.set_bias(bias.data_ptr(), DTYPE_CODES[bias.dtype], bias.shape[0], *place)
-        first += weight.shape[0]
+        first += place[1]
     return packed
+
+
+def attention_blocks(heads: int, kv_heads: int, dim: int) -> tuple[int, int, int]:
+    """Rows of the query, key and value projections that belong to one key/value head: side by side they are one thread's."""
+    return (heads // kv_heads * dim, dim, dim)
 
 
 def _norm_weights(norm: nn.Module, family: Family) -> list[float]:

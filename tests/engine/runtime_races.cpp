@@ -23,7 +23,7 @@ std::vector<float> random_floats(int64_t n, unsigned seed, float scale) {
 PackedMatrix matrix(Element element, int64_t outputs, int64_t inputs, unsigned seed) {
   PackedMatrix w(element, outputs, inputs);
   const std::vector<float> rows = random_floats(outputs * inputs, seed, 0.2f);
-  w.pack(rows.data(), 0, outputs, {});
+  w.pack(rows.data(), 0, outputs, {0, outputs, outputs});
   return w;
 }
 

@@ -234,6 +234,9 @@ def test_wrong_heads_are_refused(model, tmp_path):
         EagleHead.load(folder, target)
     with pytest.raises(ValueError, match="hidden_size=128 of the head is not the target's 64"):
         EagleHead.load(write(tmp_path / "wide", eagle3(), hidden_size=128), target)
+    for kv_heads in (0, HEADS - 1):
+        with pytest.raises(ValueError, match=f"num_attention_heads={HEADS} of the head is not a multiple of num_key_value_heads={kv_heads}"):
+            EagleHead.load(write(tmp_path / "groups", eagle3(), num_key_value_heads=kv_heads), target)
     with pytest.raises(ValueError, match="fc.weight has shape"):
         EagleHead.load(write(tmp_path / "taps", eagle3(taps=2)), target)
     missing = eagle3()

@@ -139,6 +139,26 @@ def test_logits_do_not_depend_on_how_they_are_computed(family, weights, level):
                 assert torch.equal(logits[row, node], step_by_step(target, prompt + tree.path_tokens(row, node))), (row, node)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("heads", [(6, 2), (4, 4), (8, 1)])
+@pytest.mark.parametrize("dim", [16, 48, 64, 80, 128])
+def test_head_dimensions_and_groups_bit_for_bit(dim, heads, level):
+    """Behind more keys than values are laid out at a time, in trees whose tokens see even and odd numbers of them."""
+    model = changed("llama", head_dim=dim, num_attention_heads=heads[0], num_key_value_heads=heads[1])
+    prompt = random_prompt(291, seed=dim)
+    with implementation(level):
+        target = NativeTarget(model, "bfloat16")
+        state = target.new_state(1, 8)
+        target.prefill(state, 0, prompt[:-1])
+        tree = DraftTree.build([prompt[-1]], [random_tree(18, seed=3)])
+        logits = target.forward(state, [0], tree).clone()
+        for node in (0, 1, int(tree.depth[0].argmax())):
+            path = prompt + tree.path_tokens(0, node)
+            assert torch.equal(logits[0, node], step_by_step(target, path)), node
+    want = plain_logits(model.bfloat16().float(), prompt)[-1]
+    assert (logits[0, 0] - want).abs().max() < 0.015 * want.abs().max()
+
+
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("family", ["llama", "mistral"])
 def test_long_contexts_cross_splits_bit_for_bit(family, weights):
@@ -430,6 +450,10 @@ def test_wrong_calls_into_the_runtime():
         transformer.forward(cache, chain(1, 1))
     with pytest.raises(ValueError, match="weights='int3' is unknown"):
         _C.PackedMatrix("int3", 16, 16)
+    rows = torch.zeros(8, 16)
+    for place in ((9, 8, 8), (0, 0, 16), (0, 2, 1), (-1, 8, 8), (0, 2, 8)):
+        with pytest.raises(ValueError, match=r"8 rows in blocks of .* do not fit into the 16 of the packed matrix"):
+            _C.PackedMatrix("float32", 16, 16).pack(rows.data_ptr(), 0, 8, *place)
     with pytest.raises(ValueError, match="row 0 has length -3; pass the number of its committed tokens"):
         _C.TokenSet().add_chain(0, -3, [1])
     with pytest.raises(ValueError, match=r"parents\[1\] = 1 is not -1 or a node before it"):
