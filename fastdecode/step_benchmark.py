@@ -44,7 +44,10 @@ def binary_tree(nodes: int) -> DraftTree:
 
 
 def run(target: NativeTarget, widths: Sequence[int], contexts: Sequence[int], repeats: int, progress: Callable = iter) -> dict[str, Any]:
-    """Seconds of a forward pass over trees of these sizes behind these contexts, all interleaved; the report as plain data."""
+    """Seconds of a greedy round's pass over trees of these sizes behind these contexts, all interleaved; the report as plain data.
+
+    Such a pass ends with the most probable tokens after every node; logits are never stored.
+    """
     trees = {n: binary_tree(n) for n in widths}
     states = {c: _filled_state(target, c) for c in contexts}
     flush, stream = Reader(FLUSH_BYTES), Reader(BANDWIDTH_BYTES)
@@ -56,7 +59,7 @@ def run(target: NativeTarget, widths: Sequence[int], contexts: Sequence[int], re
         for context, width in random.Random(repeat).sample(cases, len(cases)):
             flush.seconds()
             start = time.perf_counter()
-            target.forward(states[context], [0], trees[width])
+            target.most_probable(states[context], [0], trees[width])
             seconds[context, width].append(time.perf_counter() - start)
     best = max(bandwidth)
     rows = [_row(target, context, width, seconds[context, width], best) for context, width in cases]
