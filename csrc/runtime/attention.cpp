@@ -72,82 +72,108 @@ AttentionPlan plan_attention(const TokenSet& set, const AttentionShape& shape, i
   return plan;
 }
 
-void attend(const AttentionArgs& a, const AttentionTask& task, float* scratch) {
-  const TokenSet& set = a.set;
-  const int64_t group = a.shape.group(), rows = (task.end - task.begin) * group, dim = a.shape.dim, ld = a.plan.ld, start = task.split * kSplit;
-  const int64_t element = bytes_of(a.kernels.element), row = set.rows[task.sequence];
-  const char *keys = a.cache.keys(row, a.layer, task.head), *values = a.cache.values(row, a.layer, task.head);
-  float* scores = scratch;
-  const int64_t ld_parts = a.plan.splits * a.shape.part();
-  float* parts = a.parts + (task.head * set.size() + task.begin) * group * ld_parts + task.split * a.shape.part();
+namespace {
 
-  int64_t low = kSplit, dense = 0, high = 0;  // that any token needs
-  bool tails = false;
-  for (int64_t m = task.begin; m < task.end; ++m) {
-    const Range r = range_in_split(set, m, a.shape.window, start);
-    if (r.empty()) continue;
-    low = std::min(low, r.low);
-    dense = std::max(dense, r.dense);
-    high = std::max(high, r.high);
-    tails |= r.has_tail();
+// The rows of a task, `group` for every token: their scores, which become weights in place, and the values that these weigh. Keys are
+// counted from the start of the split.
+class Rows {
+ public:
+  Rows(const AttentionArgs& a, const AttentionTask& task, float* scores)
+      : a_(a), set_(a.set), k_(a.kernels), task_(task), scores_(scores), group_(a.shape.group()), rows_((task.end - task.begin) * group_), dim_(a.shape.dim), element_(bytes_of(k_.element)), start_(task.split * kSplit),
+        first_new_(set_.first_slot[task.sequence] / kPanel * kPanel), ld_parts_(a.plan.splits * a.shape.part()), keys_(a.cache.keys(set_.rows[task.sequence], a.layer, task.head)), values_(a.cache.values(set_.rows[task.sequence], a.layer, task.head)) {
+    find_keys();
   }
-  if (low >= high) return;
-  const int64_t step = std::max(kPanel, a.kernels.key_step);
-  low = low / step * step;
-  high = round_up(high, step);
 
-  const char* queries = a.queries + (task.head * set.size() + task.begin) * group * a.depth * element;
-  PanelGemm dot{queries, a.depth * element, keys + start * a.depth * element, rows, a.depth, low / kPanel, (dense + kPanel - 1) / kPanel, Epilogue::store, scores, ld, nullptr, nullptr, 0, nullptr, false};
-  if (dense > low) a.kernels.gemm(dot);
-  const int64_t new_slots = set.first_slot[task.sequence] / kPanel * kPanel;  // scores of the step's own keys stand behind the split's
-  if (tails) {
-    dot.w = keys + new_slots * a.depth * element;
-    dot.panel_begin = 0;
-    dot.panel_end = (set.first_slot[task.sequence] + set.slot_count[task.sequence] - new_slots + kPanel - 1) / kPanel;
-    dot.out = scores + kSplit;
-    a.kernels.gemm(dot);
+  void attend() {
+    if (low_ >= high_) return;
+    if (dense_ > low_) score(keys_ + start_ * a_.depth * element_, low_ / kPanel, (dense_ + kPanel - 1) / kPanel, scores_);
+    if (tails_) score(keys_ + first_new_ * a_.depth * element_, 0, (set_.first_slot[task_.sequence] + set_.slot_count[task_.sequence] - first_new_ + kPanel - 1) / kPanel, scores_ + kSplit);
+    for (int64_t r = 0; r < rows_; ++r) std::fill(part(r), part(r) + dim_, 0.0f);
+    for (int64_t m = task_.begin; m < task_.end; ++m) make_weights(m, range(m));
+    if (dense_ > low_) k_.weigh({scores_, a_.plan.ld * 4, value(start_), nullptr, dim_, rows_, low_, dense_, part(0), ld_parts_});
+    for (int64_t m = task_.begin; m < task_.end; ++m) finish(m, range(m));
   }
-  for (int64_t r = 0; r < rows; ++r) std::fill(parts + r * ld_parts, parts + r * ld_parts + dim, 0.0f);
 
-  // The values are asked for while the scores become weights, which needs no memory.
-  const char* const first_value = values + (start + low) * dim * element;
-  const int64_t value_lines = std::max<int64_t>(0, dense - low) * dim * element / 64;
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t m = task.begin + r / group;
-    const Range range = range_in_split(set, m, a.shape.window, start);
-    a.stream.ask_ahead(kTurns);
-    for (int64_t line = value_lines * r / rows; line < value_lines * (r + 1) / rows; ++line) __builtin_prefetch(first_value + 64 * line, 0, 2);
-    float* s = scores + r * ld;
-    if (range.empty()) {
-      std::fill(s + low, s + high, 0.0f);
-      continue;
+ private:
+  Range range(int64_t m) const { return range_in_split(set_, m, a_.shape.window, start_); }
+  int64_t first_row(int64_t m) const { return (m - task_.begin) * group_; }
+  float* part(int64_t r) const { return a_.parts + ((task_.head * set_.size() + task_.begin) * group_ + r) * ld_parts_ + task_.split * a_.shape.part(); }
+  const char* value(int64_t slot) const { return values_ + slot * dim_ * element_; }
+  // Weights of row r from key j on; those of a tail stand behind the split, as the scores of the step's own keys did.
+  char* weights(int64_t r, int64_t j) const { return reinterpret_cast<char*>(scores_ + r * a_.plan.ld) + j * k_.weight_bytes; }
+  int64_t tail(int64_t m, const Range& range) const { return set_.tail_begin[m] + (start_ + range.dense - set_.dense_end[m]); }  // in the list of the set
+
+  // What any of the tokens needs, in whole steps.
+  void find_keys() {
+    for (int64_t m = task_.begin; m < task_.end; ++m) {
+      const Range own = range(m);
+      if (own.empty()) continue;
+      low_ = std::min(low_, own.low);
+      dense_ = std::max(dense_, own.dense);
+      high_ = std::max(high_, own.high);
+      tails_ |= own.has_tail();
     }
-    const int64_t tail = set.tail_begin[m] + (start + range.dense - set.dense_end[m]), tail_size = range.high - range.dense;
-    for (int64_t i = 0; i < tail_size; ++i) s[range.dense + i] = s[kSplit + set.tail[tail + i] - new_slots];
-    float* part = parts + r * ld_parts;
-    part[dim + 1] = a.kernels.softmax(s, low, range.low, range.high, high, part + dim);
-    if (tail_size == 0) continue;
-    const int64_t from = tail_step(range, a.kernels);
-    std::copy(s + from, s + range.high, s + kSplit);
-    std::fill(s + from, s + range.high, 0.0f);
+    const int64_t step = std::max(kPanel, k_.key_step);
+    low_ = low_ / step * step;
+    high_ = round_up(high_, step);
   }
-  if (dense > low) a.kernels.weigh({scores, ld, values + start * dim * element, nullptr, dim, rows, low, dense, parts, ld_parts});
 
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t m = task.begin + r / group;
-    const Range range = range_in_split(set, m, a.shape.window, start);
-    a.stream.ask_ahead(kTurns);
-    if (range.empty()) continue;
+  void score(const char* keys, int64_t begin, int64_t end, float* out) {
+    const char* queries = a_.queries + (task_.head * set_.size() + task_.begin) * group_ * a_.depth * element_;
+    k_.gemm({queries, a_.depth * element_, keys, rows_, a_.depth, begin, end, Epilogue::store, out, a_.plan.ld, nullptr, nullptr, 0, nullptr, false});
+  }
+
+  // Weights need no memory while they are made, so values are asked for, and what the pass multiplies with next.
+  void ask(int64_t r) {
+    const int64_t lines = std::max<int64_t>(0, dense_ - low_) * dim_ * element_ / 64;
+    a_.stream.ask_ahead(kTurns);
+    for (int64_t line = lines * r / rows_; line < lines * (r + 1) / rows_; ++line) __builtin_prefetch(value(start_ + low_) + 64 * line, 0, 2);
+  }
+
+  void make_weights(int64_t m, const Range& range) {
+    const int64_t own = tail(m, range), tail_size = range.high - range.dense, from = tail_step(range, k_);
+    for (int64_t r = first_row(m); r < first_row(m) + group_; ++r) {
+      ask(r);
+      if (range.empty()) {
+        std::fill(weights(r, low_), weights(r, high_), 0);
+        continue;
+      }
+      float* s = scores_ + r * a_.plan.ld;
+      for (int64_t i = 0; i < tail_size; ++i) s[range.dense + i] = s[kSplit + set_.tail[own + i] - first_new_];
+      part(r)[dim_ + 1] = k_.softmax(s, low_, range.low, range.high, high_, part(r) + dim_);
+      if (tail_size == 0) continue;
+      std::copy(weights(r, from), weights(r, range.high), weights(r, kSplit));
+      std::fill(weights(r, from), weights(r, range.high), 0);
+    }
+  }
+
+  void finish(int64_t m, const Range& range) {
+    int32_t slots[kSplit];
+    const int64_t from = tail_step(range, k_), dense = range.dense - from;
     if (range.has_tail()) {
-      const int32_t* tail = set.tail.data() + set.tail_begin[m] + (start + range.dense - set.dense_end[m]);
-      const int64_t from = tail_step(range, a.kernels), count = range.dense - from;
-      int32_t slots[kSplit];
-      std::iota(slots, slots + count, int32_t(start + from));
-      std::copy(tail, tail + (range.high - range.dense), slots + count);
-      a.kernels.weigh({scores + r * ld + kSplit, ld, values, slots, dim, 1, 0, range.high - from, parts + r * ld_parts, ld_parts});
+      std::iota(slots, slots + dense, int32_t(start_ + from));
+      std::copy_n(set_.tail.data() + tail(m, range), range.high - range.dense, slots + dense);
     }
-    if (a.out) a.kernels.merge(parts + r * ld_parts, a.shape.part(), 1, dim, a.out + (m * a.ld_out + (task.head * group + r % group) * dim) * element);
+    for (int64_t r = first_row(m); r < first_row(m) + group_; ++r) {
+      a_.stream.ask_ahead(kTurns);
+      if (range.has_tail()) k_.weigh({weights(r, kSplit), a_.plan.ld * 4, values_, slots, dim_, 1, 0, range.high - from, part(r), ld_parts_});
+      if (a_.out && !range.empty()) k_.merge(part(r), a_.shape.part(), 1, dim_, a_.out + (m * a_.ld_out + (task_.head * group_ + r - first_row(m)) * dim_) * element_);
+    }
   }
-}
+
+  const AttentionArgs& a_;
+  const TokenSet& set_;
+  const StepKernels& k_;
+  const AttentionTask& task_;
+  float* const scores_;
+  const int64_t group_, rows_, dim_, element_, start_, first_new_, ld_parts_;
+  const char *const keys_, *const values_;
+  int64_t low_ = kSplit, dense_ = 0, high_ = 0;
+  bool tails_ = false;
+};
+
+}  // namespace
+
+void attend(const AttentionArgs& a, const AttentionTask& task, float* scratch) { Rows(a, task, scratch).attend(); }
 
 }  // namespace fastdecode

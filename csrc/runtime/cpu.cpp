@@ -52,6 +52,9 @@ Features detect() {
   f.amx_tile = f.avx512_bf16 && tiles && tile_bits && request_amx_permission();
   f.amx_bf16 = f.amx_tile && bf16_bits;
   f.amx_int8 = f.amx_tile && int8_bits;
+#if defined(FD_AMX_EMULATED)
+  f.amx_tile = f.amx_bf16 = f.amx_int8 = f.avx512_bf16;  // see amx_tiles.h
+#endif
   return f;
 }
 #else

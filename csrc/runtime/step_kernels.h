@@ -64,10 +64,10 @@ struct PanelGemm {
 };
 
 // out[r, :] += sum over j in [begin, end) of p[r, j] * v[slot j, :], step by step (see StepKernels) from `begin` on. Behind `end`
-// p is readable up to the end of the step.
+// p is readable up to the end of the step, and finite where there are no slots.
 struct WeightedValues {
-  const float* p;
-  int64_t ldp;
+  const void* p;                  // as softmax leaves them
+  int64_t ldp;                    // bytes
   const void* v;
   const int32_t* slots;           // of the keys; null: j itself
   int64_t dim, rows, begin, end;  // dim: row length of v, a multiple of 16
@@ -85,6 +85,7 @@ struct StepKernels {
   void (*rotate)(float* x, const float* cosine, const float* sine, int64_t half);                 // halves of x as (re, im)
   void (*convert)(const float* x, int64_t n, float scale, void* out);                             // scale * x to elements
   float (*softmax)(float* s, int64_t begin, int64_t low, int64_t high, int64_t end, float* sum);  // see the body
+  int64_t weight_bytes;  // of what softmax leaves: floats, or bfloat16
   void (*weigh)(const WeightedValues&);
   int64_t key_step;  // keys, from a multiple of it on, whose weighted values are added up before they are added to the rest
   void (*merge)(float* parts, int64_t stride, int64_t count, int64_t dim, void* out);       // see the body

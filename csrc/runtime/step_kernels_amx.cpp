@@ -29,7 +29,7 @@ static void tile_weigh(const WeightedValues& w);
 
 #define FD_BF16_GEMM tile_gemm
 #define FD_BYTE_GEMM byte_tile_gemm
-#define FD_BF16_WEIGH tile_weigh, 32
+#define FD_BF16_WEIGHTS softmax<uint16_t>, 2, tile_weigh, 32
 #include "runtime/step_kernels_body.h"
 #include "runtime/step_tile_order.h"
 #include "runtime/step_value_pairs.h"
@@ -233,7 +233,7 @@ static const int64_t kFewQueries = 8;  // that are not worth laying out values f
 
 // out[rows, P panels] += p[rows, steps * 32] times values.
 template <int P>
-static void tile_weights(const uint16_t* p, const uint16_t* values, int64_t steps, int64_t dim, float* out, int64_t ldo) {
+static void tile_weights(const uint16_t* p, int64_t ldp, const uint16_t* values, int64_t steps, int64_t dim, float* out, int64_t ldo) {
   const int64_t ld = ldo * 4;
   FD_TILE_LOAD(0, out, ld);
   if (P > 1) FD_TILE_LOAD(1, out + kTile, ld);
@@ -241,7 +241,7 @@ static void tile_weights(const uint16_t* p, const uint16_t* values, int64_t step
   if (P > 3) FD_TILE_LOAD(3, out + 3 * kTile, ld);
   for (int64_t s = 0; s < steps; ++s, p += kStep, values += kStep * dim) {
     const int64_t tile = kStep * kPanel;
-    FD_TILE_LOAD(4, p, kKeys * 2);
+    FD_TILE_LOAD(4, p, ldp);
     FD_TILE_LOAD(6, values, 64);
     FD_TILE_DOT_BF16(0, 4, 6);
     if (P > 1) FD_TILE_LOAD(7, values + tile, 64);
@@ -258,7 +258,7 @@ static void tile_weights(const uint16_t* p, const uint16_t* values, int64_t step
 }
 
 static void weigh_many(const WeightedValues& w) {
-  alignas(64) uint16_t values[kKeys * kMostDims], p[kTile][kKeys];
+  alignas(64) uint16_t values[kKeys * kMostDims];
   int64_t configured = 0;
   for (int64_t start = w.begin; start < w.end; start += kKeys) {
     const int64_t count = w.end - start < kKeys ? w.end - start : kKeys, steps = (count + kStep - 1) / kStep;
@@ -267,12 +267,11 @@ static void weigh_many(const WeightedValues& w) {
       const int64_t rows = w.rows - row < kTile ? w.rows - row : kTile;
       if (rows != configured) tile_configure(int(rows), int(rows));
       configured = rows;
-      for (int64_t r = 0; r < rows; ++r)
-        for (int64_t j = 0; j < steps * kStep; j += kLanes) store_elements(p[r] + j, load(w.p + (row + r) * w.ldp + start + j));
+      const uint16_t* p = weights_of(w, row) + start;
       int64_t panel = 0;
       const int64_t panels = w.dim / kPanel;
       const auto columns = [&](auto weights, int64_t wide) {
-        for (; panel + wide <= panels; panel += wide) weights(p[0], values + panel * kStep * kPanel, steps, w.dim, w.out + row * w.ldo + panel * kPanel, w.ldo);
+        for (; panel + wide <= panels; panel += wide) weights(p, w.ldp, values + panel * kStep * kPanel, steps, w.dim, w.out + row * w.ldo + panel * kPanel, w.ldo);
       };
       columns(tile_weights<4>, 4);
       columns(tile_weights<2>, 2);

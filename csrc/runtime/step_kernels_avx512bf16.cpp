@@ -25,5 +25,5 @@ struct Shape<int8_t> {
 }  // namespace FD_SIMD_NAMESPACE
 }  // namespace fastdecode
 
-#define FD_BF16_WEIGH weigh_pairs, 2
+#define FD_BF16_WEIGHTS softmax<uint16_t>, 2, weigh_pairs, 2
 #include "runtime/step_kernels_body.h"

@@ -97,7 +97,17 @@ static void convert(const float* x, int64_t n, float scale, void* out) {
   for (int64_t i = 0; i < n; i += kLanes) store_elements(static_cast<T*>(out) + i, mul(load(x + i), set1(scale)));
 }
 
-// s[low, high) <- 2^(s - max); the rest of [begin, end) <- 0 (begin and end are multiples of 16). Returns max; *sum: of the results.
+template <class W>
+static inline F weight_of(F a) {
+#if defined(FD_BF16_WEIGHTS)
+  if constexpr (sizeof(W) == 2) return exp2_near(a);
+#endif
+  return exp2(a);
+}
+
+// s[low, high) <- 2^(s - max), as elements W from the start of s on; the rest of [begin, end) <- 0 (begin and end are multiples of 16).
+// Returns max; *sum: of the results before they are rounded.
+template <class W>
 static float softmax(float* s, int64_t begin, int64_t low, int64_t high, int64_t end, float* sum) {
   const F none = set1(-INFINITY);
   int64_t j = begin;
@@ -114,8 +124,8 @@ static float softmax(float* s, int64_t begin, int64_t low, int64_t high, int64_t
   if (j < end) most = max(load(s + j), most);
   const float max = reduce_max(FD_SIMD_NAMESPACE::max(other, most));
   for (j = begin; j < end; j += kLanes) {
-    const F p = exp2(sub(load(s + j), set1(max)));
-    store(s + j, p);
+    const F p = weight_of<W>(sub(load(s + j), set1(max)));
+    store_elements(reinterpret_cast<W*>(s) + j, p);  // behind what is still to be read
     total = add(total, p);
   }
   *sum = float(reduce_add(total));
@@ -134,7 +144,7 @@ static void weigh_rows(const WeightedValues& w, int64_t row, int64_t column) {
     for (int v = 0; v < vectors; ++v) values[v] = load_elements(value + v * kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const F p = set1(w.p[(row + r) * w.ldp + j]);
+      const F p = set1(reinterpret_cast<const float*>(static_cast<const char*>(w.p) + (row + r) * w.ldp)[j]);
       for (int v = 0; v < vectors; ++v) acc[r][v] = fma(p, values[v], acc[r][v]);
     }
   }
@@ -194,14 +204,14 @@ static void merge(float* parts, int64_t stride, int64_t count, int64_t dim, void
 #define FD_BF16_GEMM gemm<uint16_t>
 #define FD_BYTE_GEMM gemm<int8_t>
 #endif
-#if !defined(FD_BF16_WEIGH)
-#define FD_BF16_WEIGH weigh<uint16_t>, 1
+#if !defined(FD_BF16_WEIGHTS)
+#define FD_BF16_WEIGHTS softmax<float>, 4, weigh<uint16_t>, 1
 #endif
 extern const StepKernels f32_kernels, bf16_kernels, i8_kernels;
-const StepKernels f32_kernels{Element::f32, gemm<float>, norm<float>, input<float>, norm_f32, norm_add, rotate, convert<float>, softmax, weigh<float>, 1, merge<float>};
-const StepKernels bf16_kernels{Element::bf16, FD_BF16_GEMM, norm<uint16_t>, input<uint16_t>, norm_f32, norm_add, rotate, convert<uint16_t>, softmax, FD_BF16_WEIGH, merge<uint16_t>};
+const StepKernels f32_kernels{Element::f32, gemm<float>, norm<float>, input<float>, norm_f32, norm_add, rotate, convert<float>, softmax<float>, 4, weigh<float>, 1, merge<float>};
+const StepKernels bf16_kernels{Element::bf16, FD_BF16_GEMM, norm<uint16_t>, input<uint16_t>, norm_f32, norm_add, rotate, convert<uint16_t>, FD_BF16_WEIGHTS, merge<uint16_t>};
 // int8 weights: their products' outputs stay floats until they become the inputs of the next one.
-const StepKernels i8_kernels{Element::i8, FD_BYTE_GEMM, norm<int8_t>, input<int8_t>, norm_f32, norm_add, rotate, nullptr, softmax, nullptr, 1, merge<float>};
+const StepKernels i8_kernels{Element::i8, FD_BYTE_GEMM, norm<int8_t>, input<int8_t>, norm_f32, norm_add, rotate, nullptr, nullptr, 0, nullptr, 0, merge<float>};
 
 }  // namespace FD_SIMD_NAMESPACE
 }  // namespace fastdecode

@@ -7,7 +7,7 @@
 
 #include <cstring>
 
-#include "runtime/step_kernels.h"
+#include "runtime/step_value_pairs.h"
 
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
@@ -97,11 +97,7 @@ __attribute__((noinline)) static void weigh_in_tile_order(const WeightedValues& 
     float p[R][kStep];
     F sums[2][R][C];
     for (int r = 0; r < R; ++r) {
-      for (int64_t j = 0; j < kStep; j += kLanes) {
-        uint16_t rounded[kLanes];
-        store_elements(rounded, load(w.p + (row + r) * w.ldp + start + j));
-        store(p[r] + j, load_elements(rounded));
-      }
+      for (int64_t j = 0; j < kStep; j += kLanes) store(p[r] + j, load_elements(weights_of(w, row + r) + start + j));
       for (int c = 0; c < C; ++c) sums[0][r][c] = sums[1][r][c] = set1(0);
     }
     const auto key = [&](int64_t j, F(&sum)[R][C]) __attribute__((always_inline)) {

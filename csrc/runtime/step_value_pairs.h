@@ -11,6 +11,8 @@ namespace FD_SIMD_NAMESPACE {
 static const int64_t kTileKeys = 32;                          // keys of a tile of values,
 static const int64_t kKeys = 4 * kTileKeys, kMostDims = 512;  // and those that are laid out at a time
 
+static inline const uint16_t* weights_of(const WeightedValues& w, int64_t row) { return reinterpret_cast<const uint16_t*>(static_cast<const char*>(w.p) + row * w.ldp); }
+
 // 16 dimensions of two keys, the second of which may be missing.
 __attribute__((always_inline)) static inline __m512i pair_of(const uint16_t* even, const uint16_t* odd) {
   const auto words = [](const uint16_t* v) __attribute__((always_inline)) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(v))); };

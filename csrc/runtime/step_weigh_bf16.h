@@ -1,14 +1,18 @@
-// Weighted values by vdpbf16ps: weights are rounded to bfloat16, and the products of two keys are added up at a time.
+// Weighted values by vdpbf16ps, which adds up the products of two keys.
 #pragma once
+
+#include <cstring>
 
 #include "runtime/step_value_pairs.h"
 
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
 
-// Two weights as a pair for every lane; the second counts if there are two.
-__attribute__((always_inline)) static inline Pairs pair_of_weights(const float* p, int64_t count) {
-  return {(__m512bh)_mm512_broadcastd_epi32((__m128i)_mm_cvtneps_pbh(_mm_maskz_loadu_ps(count > 1 ? 3 : 1, p)))};
+// The weights of two keys for every lane, the second of which may be missing.
+__attribute__((always_inline)) static inline Pairs pair_of_weights(const uint16_t* p, bool both) {
+  uint32_t pair;
+  memcpy(&pair, p, sizeof pair);
+  return {(__m512bh)_mm512_set1_epi32(int(both ? pair : pair & 0xFFFF))};
 }
 
 // out[R rows, P panels] += p[rows, count] times values as they lie in the cache.
@@ -25,7 +29,7 @@ static void weigh_cached(const WeightedValues& w, int64_t row, int64_t column) {
     for (int c = 0; c < P; ++c) values[c] = {(__m512bh)pair_of(even + c * kPanel, odd ? odd + c * kPanel : nullptr)};
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Pairs weights = pair_of_weights(w.p + (row + r) * w.ldp + j, w.end - j);
+      const Pairs weights = pair_of_weights(weights_of(w, row + r) + j, odd);
       for (int c = 0; c < P; ++c) acc[r][c] = dot(acc[r][c], weights, values[c]);
     }
   }
@@ -35,7 +39,7 @@ static void weigh_cached(const WeightedValues& w, int64_t row, int64_t column) {
 
 // out[R rows, P panels] += p[R, 2 * pairs] times values that are laid out.
 template <int R, int P>
-static void weigh_laid(const uint16_t* p, const uint16_t* tiles, int64_t pairs, int64_t dim, float* out, int64_t ldo) {
+static void weigh_laid(const uint16_t* p, int64_t ldp, const uint16_t* tiles, int64_t pairs, int64_t dim, float* out, int64_t ldo) {
   F acc[R][P];
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < P; ++c) acc[r][c] = load(out + r * ldo + c * kPanel);
@@ -45,7 +49,7 @@ static void weigh_laid(const uint16_t* p, const uint16_t* tiles, int64_t pairs, 
     for (int c = 0; c < P; ++c) values[c] = load_weights(at + c * kTileKeys * kPanel);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Pairs weights = broadcast(p + r * kKeys + 2 * i);
+      const Pairs weights = broadcast(reinterpret_cast<const uint16_t*>(reinterpret_cast<const char*>(p) + r * ldp) + 2 * i);
       for (int c = 0; c < P; ++c) acc[r][c] = dot(acc[r][c], weights, values[c]);
     }
   }
@@ -62,9 +66,9 @@ static void weigh_some_cached(const WeightedValues& w, int64_t row, int64_t rows
 }
 
 template <int R, int P>
-static void weigh_some_laid(int64_t rows, const uint16_t* p, const uint16_t* tiles, int64_t pairs, int64_t dim, float* out, int64_t ldo) {
-  if (rows == R) return weigh_laid<R, P>(p, tiles, pairs, dim, out, ldo);
-  if constexpr (R > 1) weigh_some_laid<R - 1, P>(rows, p, tiles, pairs, dim, out, ldo);
+static void weigh_some_laid(int64_t rows, const uint16_t* p, int64_t ldp, const uint16_t* tiles, int64_t pairs, int64_t dim, float* out, int64_t ldo) {
+  if (rows == R) return weigh_laid<R, P>(p, ldp, tiles, pairs, dim, out, ldo);
+  if constexpr (R > 1) weigh_some_laid<R - 1, P>(rows, p, ldp, tiles, pairs, dim, out, ldo);
 }
 
 // Strips of four panels, then panels.
@@ -80,17 +84,16 @@ static void weigh_few_pairs(const WeightedValues& w) {
 }
 
 static void weigh_many_pairs(const WeightedValues& w) {
-  alignas(64) uint16_t tiles[kKeys * kMostDims], p[kRowsAtOnce][kKeys];
+  alignas(64) uint16_t tiles[kKeys * kMostDims];
   for (int64_t start = w.begin; start < w.end; start += kKeys) {
     const int64_t count = w.end - start < kKeys ? w.end - start : kKeys, pairs = (count + 1) / 2;
     pair_values(w, start, count, tiles);
     for (int64_t row = 0; row < w.rows; row += kRowsAtOnce) {
       const int64_t rows = w.rows - row < kRowsAtOnce ? w.rows - row : kRowsAtOnce;
-      for (int64_t r = 0; r < rows; ++r)
-        for (int64_t j = 0; j < count; j += kLanes) store_elements(p[r] + j, load(w.p + (row + r) * w.ldp + start + j));
+      const uint16_t* p = weights_of(w, row) + start;
       float* out = w.out + row * w.ldo;
-      columns_of(w.dim, [&](int64_t column) { weigh_some_laid<kRowsAtOnce, 4>(rows, p[0], tiles + column * kTileKeys, pairs, w.dim, out + column, w.ldo); },
-                 [&](int64_t column) { weigh_some_laid<kRowsAtOnce, 1>(rows, p[0], tiles + column * kTileKeys, pairs, w.dim, out + column, w.ldo); });
+      columns_of(w.dim, [&](int64_t column) { weigh_some_laid<kRowsAtOnce, 4>(rows, p, w.ldp, tiles + column * kTileKeys, pairs, w.dim, out + column, w.ldo); },
+                 [&](int64_t column) { weigh_some_laid<kRowsAtOnce, 1>(rows, p, w.ldp, tiles + column * kTileKeys, pairs, w.dim, out + column, w.ldo); });
     }
   }
 }

@@ -3,6 +3,7 @@
     python tests/cuda_sim/sanitize.py                 address and undefined behaviour: operations and simulator
     python tests/cuda_sim/sanitize.py --runtime       the same for the runtime
     python tests/cuda_sim/sanitize.py --threads       data races in the runtime
+    python tests/cuda_sim/sanitize.py --tiles         no sanitizer: the runtime on emulated AMX tiles, for machines with AVX-512 BF16 that have none
 
 Builds the package with the sanitizers into a temporary folder; needs g++ with their libraries and the source tree.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1"
+TILES = "-DFD_AMX_EMULATED"
 RACES = "-fsanitize=thread -fno-omit-frame-pointer -O1"
 # The statistical cases repeat the same code thousands of times, and one thread order is enough here.
 OPERATIONS = "(scalar or avx2 or avx512 or cuda-sim-1 or shim) and not law and not accepts_more and not keeps_more"
@@ -54,6 +56,13 @@ def run(folder: Path, selection: str, tests: list[str]) -> int:
     return subprocess.run(command, cwd=folder, env=environment).returncode
 
 
+def run_tiles(folder: Path, tests: list[str]) -> int:
+    """The kernels meant for AMX, all of them and every family, with tile instructions replaced by portable code of the same results."""
+    build_package(folder, TILES)
+    environment = {**os.environ, "PYTHONPATH": str(folder), "FASTDECODE_CSRC": str(ROOT / "csrc"), "FASTDECODE_CPU": "amx"}
+    return subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests], cwd=folder, env=environment).returncode
+
+
 def run_threads(folder: Path) -> int:
     """Builds the package for its objects, links those of the runtime to a program of their own and runs that."""
     build_package(folder, RACES)
@@ -68,6 +77,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         if kind == "--threads":
             sys.exit(run_threads(Path(name)))
+        if kind == "--tiles":
+            sys.exit(run_tiles(Path(name), tests or ["tests/engine/test_native.py"]))
         build_package(Path(name), MEMORY)
         if kind == "--runtime":
             sys.exit(run(Path(name), RUNTIME, tests or ["tests/engine/test_native.py", "tests/engine/test_generate.py", "tests/engine/test_eagle.py"]))

@@ -12,6 +12,6 @@ extern "C" void amx_gemm(int bytes, const void* a, int64_t lda, const void* w, i
   kernels.gemm({a, lda, w, rows, depth, panel_begin, panel_end, Epilogue(epilogue), out, ldo, bias, gated, ld_gated, rows % 2 ? &stream : nullptr, rows % 3 == 0});
 }
 
-extern "C" void amx_weigh(const float* p, int64_t ldp, const void* v, const int32_t* slots, int64_t dim, int64_t rows, int64_t begin, int64_t end, float* out) { amx::bf16_kernels.weigh({p, ldp, v, slots, dim, rows, begin, end, out, dim}); }
+extern "C" void amx_weigh(const void* p, int64_t ldp, const void* v, const int32_t* slots, int64_t dim, int64_t rows, int64_t begin, int64_t end, float* out) { amx::bf16_kernels.weigh({p, ldp, v, slots, dim, rows, begin, end, out, dim}); }
 
 extern "C" void byte_input(const float* x, int64_t n, int64_t depth, void* out) { amx::i8_kernels.input(x, n, depth, out); }

@@ -119,22 +119,23 @@ def test_weighted_values_are_the_same_for_one_row_and_for_many(library, rows, di
     keys, begin, end = 300, 32, 293
     p, values = torch.zeros(rows, 320), torch.randn(keys, dim).bfloat16()
     p[:, begin:end] = torch.rand(rows, end - begin) * 10.0 ** torch.randint(-30, 1, (rows, end - begin))
+    p = p.bfloat16()
     values[end:] = torch.nan  # not to be touched
     size = ctypes.c_int64
 
     def weigh(p: torch.Tensor, values: torch.Tensor, slots: torch.Tensor | None, begin: int, end: int) -> torch.Tensor:
         out = torch.zeros(p.shape[0], dim)
-        library.amx_weigh(pointer(p), size(p.shape[1]), pointer(values), pointer(slots), size(dim), size(p.shape[0]), size(begin), size(end), pointer(out))
+        library.amx_weigh(pointer(p), size(2 * p.shape[1]), pointer(values), pointer(slots), size(dim), size(p.shape[0]), size(begin), size(end), pointer(out))
         return out
 
     together = weigh(p, values, None, begin, end)
-    want = p[:, begin:end].bfloat16().double() @ values[begin:end].double()
+    want = p[:, begin:end].double() @ values[begin:end].double()
     assert (together - want).abs().max() < 1e-5 * want.abs().max()
     scattered, slots = torch.empty_like(values), torch.randperm(keys).int()
     scattered[slots.long()] = values
     for row in range(rows):
         assert torch.equal(weigh(p[row : row + 1].contiguous(), values, None, begin, end)[0], together[row])
-        shifted = torch.zeros(1, 320)
+        shifted = torch.full((1, 320), torch.nan).bfloat16()
         shifted[:, : end - begin] = p[row, begin:end]
         assert torch.equal(weigh(shifted, scattered, slots[begin:end].contiguous(), 0, end - begin)[0], together[row])
 
