@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <utility>
 
 #include "runtime/parallel.h"
 
@@ -24,31 +23,40 @@ constexpr int kSpins = 4000;  // some tens of microseconds: longer than the memb
 
 using Clock = std::chrono::steady_clock;
 
-// How many members the next teams get.
+// How many members the next teams get: fewer while passes lose much of their time to members that wait for a core.
 class TeamSize {
  public:
-  int next(int most) {
-    if (most == 1 || rest_.load(std::memory_order_relaxed) <= 0) return most;
-    rest_.fetch_sub(1, std::memory_order_relaxed);
-    return most - 1;
+  int next(int most) const {
+    const int left_out = std::min(left_out_.load(std::memory_order_relaxed), most - 1);
+    const bool retries = left_out > 0 && seconds() >= retry_.load(std::memory_order_relaxed);
+    return most - left_out + retries;
   }
-  void learn(int size, int most, double slept, double elapsed) {
-    if (size < most || elapsed < kShortest) return;
-    if (slept < kShare * size * elapsed) {
-      lost_.store(0, std::memory_order_relaxed);
+
+  // What a pass of `size` members took, and what they had to do without of that time, all together.
+  void learn(int size, int most, double lost, double elapsed) {
+    const int left_out = left_out_.load(std::memory_order_relaxed);
+    const bool retried = most - size < left_out;
+    if (elapsed < kShortest || lost < kShare * size * elapsed) {
+      bad_.store(0, std::memory_order_relaxed);
       pause_.store(kFirstPause, std::memory_order_relaxed);
-    } else if (lost_.fetch_add(1, std::memory_order_relaxed) + 1 >= kLost) {
-      lost_.store(kLost - 1, std::memory_order_relaxed);  // one bad step after the pause is enough for the next
+      if (retried) left_out_.store(most - size, std::memory_order_relaxed);
+    } else if (retried || bad_.fetch_add(1, std::memory_order_relaxed) + 1 >= kBad) {
+      bad_.store(kBad - 1, std::memory_order_relaxed);  // one bad pass after the pause is enough for the next
+      if (!retried) left_out_.store(most - size + 1, std::memory_order_relaxed);
       const int pause = pause_.load(std::memory_order_relaxed);
-      rest_.store(pause, std::memory_order_relaxed);
-      pause_.store(std::min(2 * pause, kLongestPause), std::memory_order_relaxed);
+      retry_.store(seconds() + std::min(pause * elapsed, kLongest), std::memory_order_relaxed);
+      pause_.store(std::min(2 * pause, kLastPause), std::memory_order_relaxed);
     }
   }
 
  private:
-  static constexpr double kShortest = 2e-4, kShare = 0.15;  // seconds of a step that says something; share of its time slept
-  static constexpr int kLost = 3, kFirstPause = 16, kLongestPause = 64;  // steps
-  std::atomic<int> lost_{0}, rest_{0}, pause_{kFirstPause};
+  static double seconds() { return std::chrono::duration<double>(Clock::now().time_since_epoch()).count(); }
+
+  static constexpr double kShortest = 1e-3;  // seconds of a pass that a scheduler may have held up: its time slices are longer
+  static constexpr double kShare = 0.15, kLongest = 1;  // of a pass that is lost; seconds of a pause
+  static constexpr int kBad = 3, kFirstPause = 16, kLastPause = 64;  // passes in a row; pauses, in times of the last bad pass
+  std::atomic<int> left_out_{0}, bad_{0}, pause_{kFirstPause};
+  std::atomic<double> retry_{0};  // when a team may grow by one member again
 };
 
 TeamSize team_size;
@@ -106,16 +114,27 @@ void Team::wait(const Place& other, uint32_t phase) {
 
 namespace {
 
-// The members that really came, and how long they slept.
-std::pair<int, double> run_members(int wanted, void (*work)(void*, Team&, int), void* context) {
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// The time that the members did without, all together: before they started, while they slept, and behind their end.
+double run_members(int wanted, void (*work)(void*, Team&, int), void* context) {
+  const auto start = Clock::now();
+  std::atomic<double> active{0};
+  const auto member = [&](Team& team, int index) {
+    const auto own = Clock::now();
+    work(context, team, index);
+    const double seconds = seconds_since(own);
+    for (double sum = active.load(); !active.compare_exchange_weak(sum, sum + seconds);) {
+    }
+  };
 #if defined(__SANITIZE_THREAD__)
   // The thread sanitizer cannot see what OpenMP's library synchronises: under it the members are threads of our own.
   Team team(wanted);
   std::vector<std::thread> others;
-  for (int member = 1; member < wanted; ++member) others.emplace_back(work, context, std::ref(team), member);
-  work(context, team, 0);
+  for (int index = 1; index < wanted; ++index) others.emplace_back(member, std::ref(team), index);
+  member(team, 0);
   for (std::thread& other : others) other.join();
-  return {wanted, team.slept()};
+  return wanted * seconds_since(start) - active + team.slept();
 #else
   // The barrier must know how many threads really came, which OpenMP decides: the first one through the door builds the team.
   alignas(Team) unsigned char storage[sizeof(Team)];
@@ -124,11 +143,11 @@ std::pair<int, double> run_members(int wanted, void (*work)(void*, Team&, int), 
   {
 #pragma omp single
     team = new (storage) Team(omp_get_num_threads());
-    work(context, *team, omp_get_thread_num());
+    member(*team, omp_get_thread_num());
   }
-  const std::pair<int, double> result{team->size(), team->slept()};
+  const double lost = team->size() * seconds_since(start) - active + team->slept();
   team->~Team();
-  return result;
+  return lost;
 #endif
 }
 
@@ -141,8 +160,8 @@ void run_team(void (*work)(void*, Team&, int), void* context) {
     return work(context, alone, 0);
   }
   const auto start = Clock::now();
-  const auto [size, slept] = run_members(wanted, work, context);
-  team_size.learn(size, most, slept, std::chrono::duration<double>(Clock::now() - start).count());
+  const double lost = run_members(wanted, work, context);
+  team_size.learn(wanted, most, lost, seconds_since(start));
 }
 
 }  // namespace fastdecode
