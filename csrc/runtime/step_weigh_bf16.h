@@ -80,7 +80,10 @@ static void columns_of(int64_t dim, const Wide& wide, const One& one) {
 }
 
 static void weigh_few_pairs(const WeightedValues& w) {
-  columns_of(w.dim, [&](int64_t column) { weigh_some_cached<kRowsAtOnce, 4>(w, 0, w.rows, column); }, [&](int64_t column) { weigh_some_cached<kRowsAtOnce, 1>(w, 0, w.rows, column); });
+  for (int64_t row = 0; row < w.rows; row += kRowsAtOnce) {
+    const int64_t rows = w.rows - row < kRowsAtOnce ? w.rows - row : kRowsAtOnce;
+    columns_of(w.dim, [&](int64_t column) { weigh_some_cached<kRowsAtOnce, 4>(w, row, rows, column); }, [&](int64_t column) { weigh_some_cached<kRowsAtOnce, 1>(w, row, rows, column); });
+  }
 }
 
 static void weigh_many_pairs(const WeightedValues& w) {
@@ -98,7 +101,7 @@ static void weigh_many_pairs(const WeightedValues& w) {
   }
 }
 
-static void weigh_pairs(const WeightedValues& w) { w.rows > kRowsAtOnce ? weigh_many_pairs(w) : weigh_few_pairs(w); }
+static void weigh_pairs(const WeightedValues& w) { w.rows > kRowsAtOnce && !w.slots ? weigh_many_pairs(w) : weigh_few_pairs(w); }
 
 }  // namespace FD_SIMD_NAMESPACE
 }  // namespace fastdecode
