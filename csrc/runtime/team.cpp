@@ -70,9 +70,9 @@ inline void relax() {
 }  // namespace
 
 Items Team::take(int member, int64_t n) {
-  const uint32_t phase = places_[member].phase.load(std::memory_order_relaxed);
-  for (int i = 0; i < size_; ++i) {
-    const int owner = (member + i) % size_;
+  const uint32_t phase = places_[member].phase;
+  for (int stride = 0; stride < size_; stride = stride ? 2 * stride : 1) {  // the member's own share first
+    const int owner = (member + stride) % size_;
     const Items all = share(owner, n);
     std::atomic<uint64_t>& counts = places_[owner].counts[phase % 2];
     uint64_t before = counts.load(std::memory_order_relaxed);
@@ -80,34 +80,37 @@ Items Team::take(int member, int64_t n) {
       const Items left{all.begin + int64_t(before & 0xFFFFFFFF), all.end - int64_t(before >> 32)};
       if (!left) break;
       const int64_t count = (3 * (left.end - left.begin) + 3) / 4;
-      if (!counts.compare_exchange_weak(before, before + (i == 0 ? count : count << 32), std::memory_order_relaxed)) continue;
-      return i == 0 ? Items{left.begin, left.begin + count} : Items{left.end - count, left.end};
+      if (!counts.compare_exchange_weak(before, before + (stride == 0 ? count : count << 32), std::memory_order_relaxed)) continue;
+      return stride == 0 ? Items{left.begin, left.begin + count} : Items{left.end - count, left.end};
     }
   }
   return {0, 0};
 }
 
+// In ever longer strides around the table (a dissemination barrier): after log2(size) meetings a member knows of all others.
 void Team::sync(int member) {
   Place& own = places_[member];
-  const uint32_t phase = own.phase.load(std::memory_order_relaxed);
-  own.counts[(phase + 1) % 2].store(0, std::memory_order_relaxed);  // last used in the phase before this one, which all have left
-  own.phase.store(phase + 1, std::memory_order_seq_cst);
+  own.counts[++own.phase % 2].store(0, std::memory_order_relaxed);  // last used in the phase before this one, which all have left
+  for (int stride = 1; stride < size_; stride *= 2) meet(member, (member + size_ - stride) % size_);
+}
+
+// Arrives at the member's next meeting, and waits until the other one has arrived at its own.
+void Team::meet(int member, int other) {
+  const uint32_t meeting = places_[member].meetings.load(std::memory_order_relaxed) + 1;
+  places_[member].meetings.store(meeting, std::memory_order_seq_cst);
   if (sleepers_.load(std::memory_order_seq_cst) != 0) {
     { std::lock_guard<std::mutex> lock(mutex_); }
     wake_.notify_all();
   }
-  for (int i = 1; i < size_; ++i) wait(places_[(member + i) % size_], phase);
-}
-
-void Team::wait(const Place& other, uint32_t phase) {
+  const std::atomic<uint32_t>& awaited = places_[other].meetings;
   for (int i = 0; i < kSpins; ++i) {
-    if (other.phase.load(std::memory_order_acquire) != phase) return;
+    if (awaited.load(std::memory_order_acquire) >= meeting) return;
     relax();
   }
   const auto start = Clock::now();
   std::unique_lock<std::mutex> lock(mutex_);
   sleepers_.fetch_add(1, std::memory_order_seq_cst);
-  wake_.wait(lock, [&] { return other.phase.load(std::memory_order_seq_cst) != phase; });
+  wake_.wait(lock, [&] { return awaited.load(std::memory_order_seq_cst) >= meeting; });
   sleepers_.fetch_sub(1, std::memory_order_relaxed);
   slept_.fetch_add((Clock::now() - start).count(), std::memory_order_relaxed);
 }

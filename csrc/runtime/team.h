@@ -14,8 +14,9 @@ struct Items {
   explicit operator bool() const { return begin < end; }
 };
 
-// Every member has its share of the items of a phase, and helps the others when it is through with it: so a member that is slow,
-// or loses its core, holds up little. At the barrier they spin briefly and then sleep, so that another process gets the core.
+// Every member has its share of the items of a phase, and helps others (the next one, that two away, four, ...) when it is through
+// with it: so a member that is slow, or loses its core, holds up little. At the barrier they spin briefly and then sleep, so that
+// another process gets the core.
 class Team {
  public:
   explicit Team(int size) : size_(size), places_(size) {}
@@ -35,12 +36,13 @@ class Team {
   double slept() const { return double(slept_.load(std::memory_order_relaxed)) * 1e-9; }
 
  private:
-  // What others must see of a member, in a line of its own: phases often last less than a line takes from core to core.
+  // What others see of a member, in a line of its own: phases often last less than a line takes from core to core.
   struct alignas(64) Place {
-    std::atomic<uint32_t> phase{0};       // that the member is in
+    std::atomic<uint32_t> meetings{0};     // at which the member has arrived
     std::atomic<uint64_t> counts[2] = {};  // claimed of its share, in even and in odd phases: from the front, and 2^32 times from the back
+    uint32_t phase = 0;                    // of the member; nobody else looks
   };
-  void wait(const Place& other, uint32_t phase);
+  void meet(int member, int other);
 
   const int size_;
   std::vector<Place> places_;
