@@ -38,8 +38,9 @@ class TeamSize {
     const bool retried = most - size < left_out;
     if (elapsed < kShortest || lost < kShare * size * elapsed) {
       bad_.store(0, std::memory_order_relaxed);
+      if (left_out > 0 && !retried) return;
+      left_out_.store(most - size, std::memory_order_relaxed);
       pause_.store(kFirstPause, std::memory_order_relaxed);
-      if (retried) left_out_.store(most - size, std::memory_order_relaxed);
     } else if (retried || bad_.fetch_add(1, std::memory_order_relaxed) + 1 >= kBad) {
       bad_.store(kBad - 1, std::memory_order_relaxed);  // one bad pass after the pause is enough for the next
       if (!retried) left_out_.store(most - size + 1, std::memory_order_relaxed);
