@@ -51,8 +51,10 @@ void PackedMatrix::pack_row(const void* row, int dtype, int64_t column) {
 }
 
 void PackedMatrix::check_place(const Place& place, int64_t count) const {
-  if (place.first < 0 || place.block <= 0 || place.period < place.block || count < 0 || (count > 0 && place.column(count - 1) >= panels_ * kPanel))
-    throw std::invalid_argument(std::to_string(count) + " rows in blocks of " + std::to_string(place.block) + " every " + std::to_string(place.period) + " columns from " + std::to_string(place.first) + " on do not fit into the " + std::to_string(panels_ * kPanel) + " of the packed matrix");
+  const int64_t columns = panels_ * kPanel;  // nothing is larger, so that no column overflows
+  const bool sizes = place.first >= 0 && place.first <= columns && place.block > 0 && place.block <= place.period && place.period <= columns && count >= 0 && count <= columns;
+  if (!sizes || (count > 0 && place.column(count - 1) >= columns))
+    throw std::invalid_argument(std::to_string(count) + " rows in blocks of " + std::to_string(place.block) + " every " + std::to_string(place.period) + " columns from " + std::to_string(place.first) + " on do not fit into the " + std::to_string(columns) + " of the packed matrix");
 }
 
 void PackedMatrix::pack(const void* rows, int dtype, int64_t count, Place place) {

@@ -451,7 +451,7 @@ def test_wrong_calls_into_the_runtime():
     with pytest.raises(ValueError, match="weights='int3' is unknown"):
         _C.PackedMatrix("int3", 16, 16)
     rows = torch.zeros(8, 16)
-    for place in ((9, 8, 8), (0, 0, 16), (0, 2, 1), (-1, 8, 8), (0, 2, 8)):
+    for place in ((9, 8, 8), (0, 0, 16), (0, 2, 1), (-1, 8, 8), (0, 2, 8), (0, 1, 2**62), (2**63 - 4, 8, 8)):
         with pytest.raises(ValueError, match=r"8 rows in blocks of .* do not fit into the 16 of the packed matrix"):
             _C.PackedMatrix("float32", 16, 16).pack(rows.data_ptr(), 0, 8, *place)
     with pytest.raises(ValueError, match="row 0 has length -3; pass the number of its committed tokens"):
