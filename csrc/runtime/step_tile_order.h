@@ -12,7 +12,7 @@
 namespace fastdecode {
 namespace FD_SIMD_NAMESPACE {
 
-static const int64_t kStep = 32;  // depth indices, or keys, that tiles add up before they add them to the total
+static const int64_t kStep = kTileKeys;  // depth indices, or keys, that tiles add up before they add them to the total
 
 namespace {
 
